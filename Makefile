@@ -1,0 +1,43 @@
+# Everything is set up by the first target that needs it: `make demo` and `make test` are all a new machine has to know.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test lint bench peers clean
+
+$(VENV)/ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[all]'
+	touch $@
+
+demo: $(VENV)/ready  ## the whole loop, offline, on rendered pictures
+	$(BIN)/python -m benchmarks.demo
+
+test: lint chromium  ## lint, types and every test
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(VENV)/ready  ## what we claim, each script's last line one JSON object of its figures
+	for script in benchmarks/[a-z]*.py; do $(BIN)/python -m benchmarks.$$(basename $$script .py) $(ARGS) || exit 1; done
+
+.venv-peers/ready: peers.txt
+	$(PYTHON) -m venv .venv-peers
+	.venv-peers/bin/pip install --quiet --disable-pip-version-check -r peers.txt
+	touch $@
+
+peers: .venv-peers/ready  ## the tools that we compare ourselves with, in an environment of their own
+
+.PHONY: chromium
+chromium:  ## the browser that the tests drive, from the system's own packages
+	@command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null \
+		|| (command -v apt-get >/dev/null && $(SUDO) apt-get update -qq && $(SUDO) apt-get install -y -qq chromium >/dev/null) \
+		|| echo "no Chromium and no apt-get: the browser tests will be skipped"
+
+SUDO := $(shell [ "$$(id -u)" = 0 ] || command -v sudo)
+
+clean:
+	rm -rf $(VENV) .venv-peers demo build *.egg-info .mypy_cache .pytest_cache .ruff_cache

@@ -1,0 +1,1 @@
+"""Streamlit pages: shells over curate and classify."""

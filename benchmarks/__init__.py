@@ -1,0 +1,1 @@
+"""What we claim about speed and quality: each script prints its figures, the last line as one JSON object."""

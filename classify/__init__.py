@@ -1,0 +1,1 @@
+"""Train, check and explain an image classifier on a curated manifest."""
