@@ -223,7 +223,7 @@ def _offer(label: str, index: int, seed: int) -> Candidate:
 def _place(address: str, seed: int | None) -> tuple[str, int, int] | None:
     """Label, index and seed in an address (its own seed goes before the given one), or None."""
     parts = urlsplit(address)
-    path = re.search(r"(?:^|/)([^/]+)/(\d{1,6})(?:\.\w+)?$", parts.path)
+    path = re.search(r"(?:^|/)([^/]+)/(\d{1,6})(?:[.!]\w+)?$", parts.path)
     own = re.search(r"(?:^|&)seed=(-?\d+)(?:&|$)", parts.query)
     chosen = int(own[1]) if own else seed
     if path is None or chosen is None:

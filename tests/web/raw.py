@@ -1,0 +1,87 @@
+"""A server that sends exactly the bytes a test wrote down, for what no decent HTTP server would send."""
+
+import socketserver
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+
+Answer = bytes | Callable[[], Iterable[bytes]]
+
+
+def answer(body: bytes = b"", *headers: str, status: str = "200 OK") -> bytes:
+    """A plain answer; a Content-Length is added unless the headers say how the body ends."""
+    if not any(h.lower().startswith(("content-length", "transfer-encoding")) for h in headers):
+        headers = (*headers, f"Content-Length: {len(body)}")
+    return "\r\n".join([f"HTTP/1.1 {status}", "Connection: close", *headers, "", ""]).encode("latin-1") + body
+
+
+class RawServer:
+    """Answers by path while its `with` block lasts; a list is answered one by one, its last item for ever."""
+
+    def __init__(self, answers: dict[str, Answer | Sequence[Answer]]) -> None:
+        self.answers = answers
+        self.requests: list[tuple[float, str, dict[str, str]]] = []  # time, path, headers
+        self.at_once = self.most_at_once = 0
+        self._lock = threading.Lock()
+        self._server = _Server(("127.0.0.1", 0), partial(_Handler, self))
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True)
+
+    def __enter__(self) -> "RawServer":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
+
+    @property
+    def base(self) -> str:
+        return f"http://127.0.0.1:{self._server.server_address[1]}"
+
+    def times(self, path: str) -> list[float]:
+        """When a path was asked for, in seconds."""
+        return [when for when, asked, _ in self.requests if asked == path]
+
+    def arrive(self, path: str, headers: dict[str, str]) -> Answer:
+        with self._lock:
+            self.requests.append((time.monotonic(), path, headers))
+            self.at_once += 1
+            self.most_at_once = max(self.most_at_once, self.at_once)
+            answers = self.answers.get(path, answer(status="404 Not Found"))
+            if isinstance(answers, list | tuple):
+                return answers[min(len(self.times(path)), len(answers)) - 1]
+            return answers
+
+    def leave(self) -> None:
+        with self._lock:
+            self.at_once -= 1
+
+
+class _Server(socketserver.ThreadingTCPServer):
+    daemon_threads = True
+    allow_reuse_address = True
+    request_queue_size = 64
+
+
+class _Handler(socketserver.StreamRequestHandler):
+    def __init__(self, web: RawServer, *args: object) -> None:
+        self.web = web
+        super().__init__(*args)
+
+    def handle(self) -> None:
+        lines = []
+        while line := self.rfile.readline().strip():
+            lines.append(line.decode("latin-1"))
+        if not lines:
+            return
+        headers = dict(line.lower().split(": ", 1) for line in lines[1:])
+        found = self.web.arrive(lines[0].split()[1], headers)
+        try:
+            for piece in [found] if isinstance(found, bytes) else found():
+                self.wfile.write(piece)
+        except ConnectionError:
+            pass  # the client hung up, which is what many tests want
+        finally:
+            self.web.leave()
