@@ -219,15 +219,15 @@ class Ledger:
     def settle(self, fetch_id: int, state: str, **facts: Any) -> str:
         """Write down how a fetch ended; returns the state: `repeated`, not `ok`, when the bytes are held already."""
         done = fetches.update().where(fetches.c.fetch_id == fetch_id)
-        values = {"attempts": fetches.c.attempts + 1, "fetched_at": now(), **facts}
+        values = {"attempts": fetches.c.attempts + 1, "fetched_at": now(), "state": state, **facts}
         try:
             with self.engine.begin() as connection:
-                connection.execute(done.values(state=state, **values))
+                connection.execute(done.values(values))
         except sa.exc.IntegrityError:
             held = sa.select(fetches.c.label).where(fetches.c.sha256 == facts["sha256"], fetches.c.state == "ok")
             with self.engine.begin() as connection:
                 cause = f"the same bytes as an image of {connection.scalar(held)}"
-                connection.execute(done.values(state="repeated", cause=cause, **values))
+                connection.execute(done.values({**values, "state": "repeated", "cause": cause}))
             return "repeated"
         return state
 
@@ -251,6 +251,11 @@ class Ledger:
         with self.engine.connect() as connection:
             result = connection.execute(query)
             return pd.DataFrame(result.mappings().all(), columns=list(result.keys()))
+
+
+def ledger_url(ledger: str, root: Path) -> str:
+    """Where the ledger is: as given, or below the data root."""
+    return ledger or str(root / "ledger.db")
 
 
 def now() -> str:

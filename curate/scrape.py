@@ -103,8 +103,10 @@ def collected(ledger: Ledger, labels: list[str]) -> pd.DataFrame:
 
 
 def excluded_word(candidate: Candidate, words: tuple[str, ...]) -> str | None:
-    """The first word or phrase of `words` that stands, as whole words, in the title or the address; else None."""
-    text = _spaced(f"{candidate.title} {unquote(urlsplit(candidate.url).path)}")
+    """The first word or phrase of `words` that stands, as whole words, in the title or the web address; else None."""
+    address = urlsplit(candidate.url)
+    path = unquote(address.path) if address.scheme in ("http", "https") else ""
+    text = _spaced(f"{candidate.title} {path}")
     return next((word for word in words if _spaced(word) in text), None)
 
 

@@ -1,0 +1,114 @@
+import io
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from curate.images import ImageError, decode, inspect, locate, store
+from curate.manifest import CurateError
+
+
+def encoded(image: Image.Image, kind: str, **options) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def gradient(width: int = 40, height: int = 20) -> Image.Image:
+    ramp = np.linspace(0, 255, width).astype(np.uint8)
+    return Image.fromarray(np.repeat(np.tile(ramp, (height, 1))[..., None], 3, axis=2))
+
+
+def bomb(side: int = 20_000) -> bytes:
+    header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
+    chunk = b"IHDR" + header
+    return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + chunk + struct.pack(">I", zlib.crc32(chunk))
+
+
+def test_bytes_are_stored_as_they_came_once(tmp_path):
+    data = encoded(gradient(), "PNG")
+    picture, _ = inspect(data)
+    name = store(tmp_path, data, picture)
+    assert name == f"images/{picture.sha256[:2]}/{picture.sha256}.png"
+    assert store(tmp_path, data, picture) == name
+    assert (tmp_path / name).read_bytes() == data
+    assert len([p for p in tmp_path.rglob("*") if p.is_file()]) == 1
+
+
+def test_the_exif_orientation_is_applied():
+    exif = Image.Exif()
+    exif[0x0112] = 6  # rotate by 90 degrees to view
+    picture, rgb = inspect(encoded(gradient(40, 20), "JPEG", exif=exif))
+    assert (picture.width, picture.height) == rgb.size == (20, 40)
+
+
+def test_transparency_lies_on_white():
+    clear = Image.new("RGBA", (4, 4), (255, 0, 0, 0))
+    assert decode(encoded(clear, "PNG")).getpixel((0, 0)) == (255, 255, 255)
+
+
+def test_16_bit_is_scaled_to_8():
+    deep = Image.fromarray(np.full((4, 4), 32768, np.uint16))
+    assert decode(encoded(deep, "PNG")).getpixel((0, 0)) == (127, 127, 127)
+
+
+def test_cmyk_and_palettes_and_animations_become_rgb():
+    cmyk = gradient().convert("CMYK")
+    assert decode(encoded(cmyk, "JPEG")).mode == "RGB"
+    frames = [Image.new("RGB", (4, 4), colour) for colour in ("red", "blue")]
+    first = decode(encoded(frames[0], "GIF", save_all=True, append_images=frames[1:]))
+    assert first.getpixel((0, 0)) == (255, 0, 0)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"<html>not found</html>",
+        b"<svg xmlns='http://www.w3.org/2000/svg'><script>1</script></svg>",
+        encoded(gradient(400, 300), "JPEG")[:900],
+        bomb(),
+    ],
+    ids=["nothing", "html", "svg", "truncated", "bomb"],
+)
+def test_what_is_no_whole_image_is_refused_with_a_cause(data):
+    with pytest.raises(ImageError, match=r"\w"):
+        inspect(data)
+
+
+def test_randomly_damaged_files_raise_nothing_else():
+    rng = np.random.default_rng(0)
+    whole = [encoded(gradient(64, 48), kind) for kind in ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")]
+    refused = 0
+    for i in range(300):
+        data = bytearray(whole[i % len(whole)])
+        for position in rng.integers(0, len(data), 12):
+            data[position] = rng.integers(256)
+        try:
+            inspect(bytes(data))
+        except ImageError:
+            refused += 1
+    assert refused > 30
+
+
+@pytest.mark.parametrize("name", ["../secret.jpg", "/etc/hostname", "images/../../secret.jpg"])
+def test_nothing_outside_the_data_root_is_opened(tmp_path, name):
+    (tmp_path / "secret.jpg").write_bytes(b"x")
+    (tmp_path / "data").mkdir()
+    with pytest.raises(CurateError, match="outside the data root"):
+        locate(tmp_path / "data", name)
+
+
+def test_a_link_out_of_the_data_root_is_refused(tmp_path):
+    (tmp_path / "secret.jpg").write_bytes(b"x")
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "link.jpg").symlink_to(tmp_path / "secret.jpg")
+    with pytest.raises(CurateError, match="outside the data root"):
+        locate(tmp_path / "data", "link.jpg")
+
+
+def test_a_deleted_image_is_named(tmp_path):
+    with pytest.raises(CurateError, match=r"gone\.jpg: no such image"):
+        locate(tmp_path, "gone.jpg")

@@ -1,0 +1,169 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from curate.images import inspect
+from curate.ledger import Ledger
+from curate.manifest import CurateError
+from curate.scrape import collected, excluded_word, scrape
+from curate.sources import Candidate
+from tests.pictures import jpeg, photos, recipe_for
+from tests.web import Faults, LoopbackWeb, Photo
+
+
+def image_requests(web: LoopbackWeb) -> list[str]:
+    return [path for path in web.requests if "/images/async" not in path and "/search" not in path]
+
+
+def run(web, root: Path, wanted: dict[str, int], **changes):
+    with Ledger(root / "ledger.db") as ledger:
+        result = scrape(recipe_for(web, *wanted, **changes), wanted, root=root, ledger=ledger)
+        table = collected(ledger, list(wanted))
+    return result, table
+
+
+def test_each_class_holds_exactly_what_was_asked_and_every_image_is_on_disk(tmp_path):
+    with LoopbackWeb({"oak": photos("oak", range(60)), "elm": photos("elm", range(100, 160))}) as web:
+        result, table = run(web, tmp_path, {"oak": 45, "elm": 5})
+    assert result.counts == {"oak": 45, "elm": 5}
+    assert not result.short
+    assert table["label"].value_counts().to_dict() == {"oak": 45, "elm": 5}
+    assert table["image_id"].is_unique
+    for row in table.itertuples():
+        picture, _ = inspect((tmp_path / row.file_name).read_bytes())
+        assert picture.sha256 == row.sha256
+        assert row.image_id == row.sha256[:16]
+    assert table["title"][0] == "oak number 0"
+    assert table["source"].unique().tolist() == ["bing"]
+    assert table["rank"].tolist()[:3] == [1, 2, 3]
+
+
+def test_the_same_command_twice_fetches_nothing_more_and_a_larger_one_only_the_rest(tmp_path):
+    with LoopbackWeb({"oak": photos("oak", range(60))}) as web:
+        run(web, tmp_path, {"oak": 20})
+        before = len(web.requests)
+        run(web, tmp_path, {"oak": 20})
+        assert len(web.requests) == before
+        _, table = run(web, tmp_path, {"oak": 30})
+        fetched = image_requests(web)
+    assert len(table) == 30
+    assert len(fetched) == len(set(fetched)) == 30
+
+
+def test_bytes_that_are_held_already_do_not_count(tmp_path):
+    repeats = [Photo(f"oak/copy{i}", lambda: jpeg(0)) for i in range(5)]
+    with LoopbackWeb({"oak": [*photos("oak", [0]), *repeats, *photos("oak", range(1, 9))]}) as web:
+        result, table = run(web, tmp_path, {"oak": 9})
+    assert result.counts == {"oak": 9}
+    assert table["sha256"].is_unique
+
+
+def test_a_class_that_runs_out_is_short_with_its_causes(tmp_path):
+    small = [Photo(f"oak/small{i}", lambda i=i: jpeg(50 + i, 60, 60)) for i in range(3)]
+    with LoopbackWeb({"oak": [*photos("oak", range(12)), *small]}) as web:
+        result, table = run(web, tmp_path, {"oak": 20})
+    assert result.short == {"oak": 8}
+    assert len(table) == 12
+    assert result.causes["oak"] == {"smaller than 100 pixels": 3}
+
+
+def test_a_source_that_is_blocked_is_named_and_the_next_one_is_asked(tmp_path):
+    classes = {"oak": photos("oak", range(20))}
+    with LoopbackWeb(classes, faults=Faults(google="enablejs")) as web:
+        result, table = run(web, tmp_path, {"oak": 10}, sources=("google", "bing"))
+        assert "blocked" in result.problems["google"]
+        assert len(table) == 10
+        alone, table = run(web, tmp_path, {"oak": 15}, sources=("google",))
+    assert alone.short == {"oak": 5}
+    assert len(table) == 10
+
+
+def test_every_fault_of_an_image_host_is_made_up_for(tmp_path):
+    faults = Faults(missing=0.1, busy=0.1, html=0.1, truncated=0.1, bomb=0.05, private_redirect=0.1, robots=0.05)
+    with LoopbackWeb({"oak": photos("oak", range(90))}, faults=faults, seed=1) as web:
+        result, table = run(web, tmp_path, {"oak": 30})
+        with Ledger(tmp_path / "ledger.db") as ledger:
+            failed = ledger.outcomes()
+    assert result.counts == {"oak": 30}
+    assert len(table) == 30
+    failed = failed[failed["state"] == "failed"]
+    assert failed["cause"].notna().all()
+    assert failed["cause"].nunique() >= 4
+
+
+def test_an_image_deleted_since_is_fetched_again(tmp_path):
+    with LoopbackWeb({"oak": photos("oak", range(20))}) as web:
+        _, table = run(web, tmp_path, {"oak": 8})
+        (tmp_path / table["file_name"][3]).unlink()
+        _, again = run(web, tmp_path, {"oak": 8})
+    assert again["sha256"].tolist() == table["sha256"].tolist()
+    assert all((tmp_path / name).is_file() for name in again["file_name"])
+
+
+@pytest.mark.parametrize(
+    ("title", "url", "word"),
+    [
+        ("Granite Countertop, 3 cm", "http://x/1.jpg", "countertop"),
+        ("", "http://x/img/granite-thin-section_2.jpg", "thin section"),
+        ("a mapped outcrop", "http://countertop.example/1.jpg", None),
+    ],
+)
+def test_an_excluded_word_is_found_as_a_whole_word_in_title_and_path(title, url, word):
+    assert excluded_word(Candidate(url, title=title), ("countertop", "thin section", "map")) == word
+
+
+def test_an_unknown_source_or_class_is_named(tmp_path):
+    with LoopbackWeb({"oak": []}) as web, Ledger(tmp_path / "l.db") as ledger:
+        with pytest.raises(CurateError, match="no source yahoo"):
+            scrape(recipe_for(web, "oak", sources=("yahoo",)), {"oak": 1}, root=tmp_path, ledger=ledger)
+        with pytest.raises(CurateError, match="no class ash"):
+            scrape(recipe_for(web, "oak"), {"ash": 1}, root=tmp_path, ledger=ledger)
+
+
+KILLED_RUN = """
+import sys
+from pathlib import Path
+from curate.cli import main
+main(["scrape", "--per-class", "40", "--recipe", sys.argv[1], "--data", sys.argv[2], "-o", sys.argv[3]])
+"""
+
+
+def command(tmp_path: Path, name: str) -> list[str]:
+    places = (tmp_path / "r.toml", tmp_path / name, tmp_path / f"{name}.csv")
+    return [sys.executable, "-c", KILLED_RUN, *map(str, places)]
+
+
+@pytest.mark.slow
+def test_a_run_that_is_killed_and_run_again_ends_as_one_that_was_not(tmp_path):
+    classes = {"oak": photos("oak", range(60)), "elm": photos("elm", range(100, 160))}
+    with LoopbackWeb(classes, latency=0.02) as web:
+        mirrors = "\n".join(f'"{host}" = "{base}"' for host, base in web.mirrors.items())
+        (tmp_path / "r.toml").write_text(
+            'sources = ["bing"]\nmin_side = 100\n[[classes]]\nname = "oak"\nqueries = ["oak"]\n'
+            f'[[classes]]\nname = "elm"\nqueries = ["elm"]\n[web]\nthreads = 4\n[web.mirrors]\n{mirrors}\n'
+        )
+        assert subprocess.run(command(tmp_path, "whole"), capture_output=True, check=False).returncode == 0
+        asked = len(web.requests)
+        for wait in (0.3, 0.7):
+            process = subprocess.Popen(command(tmp_path, "killed"), stderr=subprocess.DEVNULL)
+            deadline = time.monotonic() + 60
+            seen = len(web.requests) + 3
+            while len(web.requests) < seen and process.poll() is None and time.monotonic() < deadline:
+                time.sleep(0.01)
+            time.sleep(wait)
+            os.kill(process.pid, signal.SIGKILL)
+            process.wait()
+        assert subprocess.run(command(tmp_path, "killed"), capture_output=True, check=False).returncode == 0
+        assert len(web.requests) > asked
+    whole, killed = ((tmp_path / f"{name}.csv").read_text() for name in ("whole", "killed"))
+    ids = [[line.split(",")[0] for line in text.splitlines()] for text in (whole, killed)]
+    assert ids[0] == ids[1]
+    assert len(ids[0]) == 81
+    files = [p for p in (tmp_path / "killed" / "images").rglob("*") if p.is_file()]
+    assert len(files) == 80
+    assert not [p for p in files if p.name.endswith(".tmp")]
