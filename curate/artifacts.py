@@ -1,0 +1,258 @@
+"""Artifact measures of one picture from its pixels alone, and the thresholds above which a measure is a flag."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import pandas as pd
+
+from curate.cue_weights import CUES, INTERCEPTS
+from curate.cues import (
+    View,
+    border_cues,
+    colour_cues,
+    edge_cues,
+    lettering,
+    light_cues,
+    texture_cues,
+    view,
+)
+from curate.foreground import content_box, regions, segment
+from curate.images import ImageError, open_rgb, thumbnail
+
+MEASURES_VERSION = 1  # goes up when a measure of the same pixels changes
+SIDE = 256  # longer side of the picture that is measured, pixels
+HEATMAP_SIDE = 56  # of the mask for the heatmaps, which lie on the picture stretched to a square
+_TABLE = np.array(list(CUES.values()))
+FILLS = 0.6  # `background_fill` above which there is no background
+
+
+class Threshold(NamedTuple):
+    """When a measure is a flag.
+
+    Attributes:
+        column: the measure.
+        above: whether values above the limit are flagged, or below it.
+        limit: in the measure's units.
+        extreme: where the artifact score reaches 1.
+        artifact: background, illumination, object_count, overlay or quality.
+    """
+
+    column: str
+    above: bool
+    limit: float
+    extreme: float
+    artifact: str
+
+
+THRESHOLDS = {  # of 336 clear keepers 5 % lie beyond the limits marked 5 %, 2 % or fewer beyond each of the others
+    "surroundings": Threshold("background_texture", True, 0.9, 1.0, "background"),  # 5 %
+    "several objects": Threshold("object_multiple", True, 0.8, 1.0, "object_count"),  # 5 %
+    "regions": Threshold("object_components", True, 2, 6, "object_count"),
+    "dark": Threshold("illumination_brightness", False, 29, 10, "illumination"),
+    "bright": Threshold("illumination_brightness", True, 86, 95, "illumination"),
+    "black areas": Threshold("illumination_dark_share", True, 0.16, 0.5, "illumination"),
+    "blown out": Threshold("illumination_bright_share", True, 0.07, 0.4, "illumination"),
+    "uneven": Threshold("illumination_unevenness", True, 15, 22, "illumination"),
+    "cast": Threshold("illumination_cast", True, 30, 45, "illumination"),
+    "lighting": Threshold("illumination_fault", True, 0.73, 0.95, "illumination"),
+    "lettering": Threshold("overlay_text", True, 0.55, 1.0, "overlay"),  # 5 %
+    "blurred": Threshold("quality_sharpness", False, 8.7, 4, "quality"),
+}
+
+
+class Foreground(NamedTuple):
+    """What stands before the background.
+
+    Attributes:
+        mask: (h, w) bool, all True where the surface fills the frame.
+        confidence: how far the mask can be trusted, 0 to 1.
+        kind: of the background, as in `curate.manifest.COLUMNS`.
+    """
+
+    mask: np.ndarray
+    confidence: float
+    kind: str
+
+
+class Reading(NamedTuple):
+    """A picture read once: its mask, its cues, and the scores that follow from them (each 0 to 1)."""
+
+    foreground: Foreground
+    view: View
+    cues: dict[str, float]
+    scores: dict[str, float]
+
+
+def foreground(rgb: np.ndarray) -> Foreground:
+    """The specimen's mask and the kind of background.
+
+    Args:
+        rgb: (h, w, 3) uint8, longer side about 256.
+    """
+    return read(rgb).foreground
+
+
+def measure(rgb: np.ndarray) -> tuple[dict[str, float | str | int], np.ndarray]:
+    """The audit columns that come from pixels, and the mask for the heatmaps.
+
+    Args:
+        rgb: (h, w, 3) uint8, longer side about 256.
+
+    Returns:
+        Column -> value, units as in `curate.manifest.COLUMNS`; and the (56, 56) bool mask in the frame stretched
+        to a square.
+    """
+    return summarise(read(rgb))
+
+
+def summarise(reading: Reading) -> tuple[dict[str, float | str | int], np.ndarray]:
+    """What `measure` returns, of a picture that was read."""
+    front, seen, cues, scores = reading
+    lightness = seen.lab[..., 0][seen.mask]
+    measures: dict[str, float | str | int] = {
+        "background_kind": front.kind,
+        "background_share": float(1 - front.mask.mean()),
+        "background_uniformity": cues["border_uniform"],
+        "background_texture": scores["texture"],
+        "background_fill": scores["fill"],
+        "foreground_confidence": front.confidence,
+        "illumination_brightness": float(lightness.mean()),
+        "illumination_dark_share": float((lightness < 10).mean()),
+        "illumination_bright_share": float((lightness > 97).mean()),
+        "illumination_unevenness": cues["unevenness"],
+        "illumination_cast": cues["cast"],
+        "illumination_fault": scores["illumination"],
+        "object_count": object_count(scores),
+        "object_components": len(regions(front.mask)),
+        "object_multiple": scores["multiple"],
+        "quality_sharpness": float(np.expm1(cues["sharpness"])),
+        "overlay_text_share": cues["lettering"],
+        "overlay_text": scores["text"],
+    }
+    stretched = cv2.resize(front.mask.astype(np.float32), (HEATMAP_SIDE, HEATMAP_SIDE), interpolation=cv2.INTER_AREA)
+    return measures, stretched >= 0.5
+
+
+def measure_file(root: Path, file_name: str) -> tuple[dict[str, float | str | int], np.ndarray]:
+    """`measure` of an image of a manifest; ({"audit_error": cause}, all True) where it does not open.
+
+    Raises:
+        CurateError: no such file under the data root.
+    """
+    try:
+        image = thumbnail(open_rgb(root, file_name), SIDE)
+    except ImageError as error:
+        return {"audit_error": str(error)}, np.ones((HEATMAP_SIDE, HEATMAP_SIDE), bool)
+    return measure(np.asarray(image))
+
+
+def read(rgb: np.ndarray) -> Reading:
+    """Segment a picture ((h, w, 3) uint8, longer side about 256) and compute its cues and scores."""
+    if min(rgb.shape[:2]) < 16:
+        rgb = cv2.resize(rgb, (max(16, rgb.shape[1]), max(16, rgb.shape[0])))
+    lightness = cv2.cvtColor(rgb, cv2.COLOR_RGB2LAB)[..., 0].astype(np.float32) * np.float32(100 / 255)
+    top, bottom, left, right = content_box(lightness)
+    inner = np.ascontiguousarray(rgb[top:bottom, left:right])
+    found, quality = segment(inner)
+    seen = view(inner, found, quality)
+    cues = {
+        **border_cues(seen),
+        **colour_cues(seen),
+        **texture_cues(seen),
+        **edge_cues(seen),
+        **light_cues(seen),
+        **detail_cues(cv2.cvtColor(inner, cv2.COLOR_RGB2GRAY)),
+        "lettering": lettering(lightness),
+    }
+    cues = {name: float(value) for name, value in cues.items()}
+    scores = scores_of(cues)
+    kind = background_kind(cues, scores)
+    mask = np.zeros(rgb.shape[:2], bool)
+    mask[top:bottom, left:right] = True if kind == "none" else found
+    confidence = scores["fill"] if kind == "none" else quality
+    return Reading(Foreground(mask, confidence, kind), seen, cues, scores)
+
+
+def detail_cues(grey: np.ndarray) -> dict[str, float]:
+    """Sharpness (log(1 + standard deviation of the Laplacian), grey levels) and entropy (bits) of (h, w) uint8."""
+    shares = np.bincount(grey.ravel(), minlength=256) / grey.size
+    shares = shares[shares > 0]
+    return {
+        "sharpness": np.log1p(cv2.Laplacian(grey, cv2.CV_32F).std()),
+        "entropy": -np.sum(shares * np.log2(shares)),
+    }
+
+
+def scores_of(cues: dict[str, float]) -> dict[str, float]:
+    """Probabilities (0 to 1) by logistic regressions on the cues, standardised and clipped to 3 deviations.
+
+    texture: the background is natural or cluttered; clutter: cluttered rather than natural; fill: the surface fills
+    the frame; multiple: several objects; many: more than four rather than 2 to 4; illumination: at fault; text: there
+    is lettering.
+    Fitted on 878 scraped rock photos that an expert labelled: `benchmarks/artifacts.py --fit`.
+    """
+    values = np.array([cues[cue] for cue in CUES])
+    scaled = ((values - _TABLE[:, 0]) / _TABLE[:, 1]).clip(-3, 3)
+    logits = scaled @ _TABLE[:, 2:] + list(INTERCEPTS.values())
+    return dict(zip(INTERCEPTS, (1 / (1 + np.exp(-logits))).tolist(), strict=True))
+
+
+def background_kind(cues: dict[str, float], scores: dict[str, float]) -> str:
+    """white, black, plain, natural, cluttered, or none where the surface fills the frame."""
+    if scores["fill"] > FILLS:
+        return "none"
+    if scores["texture"] > 0.5 and max(cues["border_white"], cues["border_black"]) < 0.5:
+        return "cluttered" if scores["clutter"] > 0.6 else "natural"
+    if cues["border_lightness"] > 88 and cues["border_chroma"] < 9:
+        return "white"
+    return "black" if cues["border_lightness"] < 22 else "plain"
+
+
+def object_count(scores: dict[str, float]) -> str:
+    """1, 2-4, many, or fill where one surface fills the frame; 0 (no specimen at all) is not for pixels to tell."""
+    fills = scores["fill"] > FILLS
+    if scores["multiple"] > (0.8 if fills else 0.5):  # a coarse surface looks like a heap
+        return "many" if scores["many"] > 0.5 else "2-4"
+    return "fill" if fills else "1"
+
+
+def flags(measures: pd.DataFrame) -> pd.Series:
+    """Every measure beyond its threshold as "measure=value (> limit)", joined by "; "; empty where there is none.
+
+    Args:
+        measures: the columns of `THRESHOLDS`, and `audit_error`, which is a flag by itself; missing values and columns
+            raise none.
+    """
+    texts = ("unreadable: " + _errors(measures)).fillna("").astype("str")
+    for threshold, values, beyond in _compared(measures):
+        sign = ">" if threshold.above else "<"
+        text = threshold.column + "=" + values.map("{:.3g}".format) + f" ({sign} {threshold.limit:g})"
+        texts = texts.where(~beyond, texts.where(texts == "", texts + "; ") + text)
+    return texts
+
+
+def artifact_score(measures: pd.DataFrame) -> pd.Series:
+    """The largest exceedance of a threshold, 0 (none) to 1 (at the extreme or beyond, or not to be opened)."""
+    score = _errors(measures).notna().astype("float64")
+    for threshold, values, beyond in _compared(measures):
+        exceedance = (values - threshold.limit) / (threshold.extreme - threshold.limit)
+        score = score.where(~beyond, np.maximum(score, exceedance.clip(0, 1)))
+    return score
+
+
+def _errors(measures: pd.DataFrame) -> pd.Series:
+    if "audit_error" in measures:
+        return measures["audit_error"].astype("str")
+    return pd.Series(np.nan, index=measures.index, dtype="str")
+
+
+def _compared(measures: pd.DataFrame) -> list[tuple[Threshold, pd.Series, pd.Series]]:
+    compared = []
+    for threshold in THRESHOLDS.values():
+        if threshold.column in measures:
+            values = pd.to_numeric(measures[threshold.column], errors="coerce").astype("float64")
+            beyond = values > threshold.limit if threshold.above else values < threshold.limit
+            compared.append((threshold, values, beyond))
+    return compared
