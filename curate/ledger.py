@@ -153,9 +153,10 @@ class Ledger:
                 connection.execute(decisions.insert(), fresh)
         return len(fresh)
 
-    def history(self) -> pd.DataFrame:
-        """Every decision ever made, oldest first."""
-        return self._table(sa.select(decisions).order_by(decisions.c.position))
+    def history(self, after: int = 0) -> pd.DataFrame:
+        """Every decision ever made, oldest first; only those with a `position` beyond `after`."""
+        query = sa.select(decisions).where(decisions.c.position > after)
+        return self._table(query.order_by(decisions.c.position))
 
     def standing(self) -> pd.DataFrame:
         """The decision in force for each image (undone ones and skips do not count), by `image_id`."""

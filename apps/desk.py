@@ -1,0 +1,193 @@
+"""What the pages of one server share: the manifest, its queue, the ledger; takes in decisions and says what to show."""
+
+import hashlib
+import re
+import threading
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import sqlalchemy as sa
+
+from apps.pictures import heatmap_name
+from curate.ledger import Decision, Ledger, decisions
+from curate.manifest import REASONS, CurateError, read_manifest
+from curate.queue import ReviewQueue
+
+WINDOW = 16  # images that the browser knows ahead
+RECENT = 8  # decisions that the browser can take back before it asks again
+OVERLAP = 200  # decisions read again each time, so that one committed late by another process is not missed
+_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+_FLAG = re.compile(r"(?P<measure>[^=]+)=(?P<value>.*?)\s*(?:\((?P<threshold>.*)\))?")
+_PROVENANCE = ("source", "query", "title", "creator", "license", "url", "page_url")
+_MODEL = ("predicted", "label_probability", "reject_probability", "suspicion")
+
+_open: list["Desk"] = []
+
+
+class Desk:
+    """One manifest under review by one person; safe to use from the threads of several browser tabs."""
+
+    def __init__(self, manifest: Path, root: Path, ledger: str, *, target: int, reviewer: str) -> None:
+        """Read the manifest and the decisions so far.
+
+        Raises:
+            CurateError: the manifest or the ledger cannot be read.
+        """
+        self.name, self.root, self.target, self.reviewer = manifest.name, root, target, reviewer
+        self.manifest = read_manifest(manifest)
+        self.ledger = Ledger(ledger)
+        self.store = hashlib.sha256(f"{reviewer}\0{manifest.resolve()}\0{ledger}".encode()).hexdigest()[:16]
+        self.labels = sorted(set(self.manifest["label"]))
+        self.file_names = dict(zip(self.manifest["image_id"], self.manifest["file_name"], strict=True))
+        self._row = {image_id: row for row, image_id in enumerate(self.manifest["image_id"])}
+        self._items: dict[str, dict[str, Any]] = {}
+        self._queue = ReviewQueue(self.manifest)
+        self._read_up_to = 0
+        self._lock = threading.Lock()
+        self._catch_up()
+
+    def take(self, events: list[Any]) -> dict[str, Any]:
+        """Write an outbox of the browser into the ledger: what may be forgotten there, and what may not.
+
+        Args:
+            events: oldest first; each with `id` (a UUID), `image_id`, `verdict`, and `reason`, `label` or `undoes`.
+
+        Returns:
+            acked: ids that are in the ledger now. refused: id and why, of events that no ledger takes. error: empty,
+            or why the rest could not be written; it is to be sent again.
+        """
+        good: dict[str, Decision] = {}
+        refused = []
+        with self._lock:
+            self._catch_up()
+            for event in events:
+                try:
+                    decision = self._decision(event, good)
+                    good[decision.decision_id] = decision
+                except CurateError as error:
+                    refused.append({"id": event.get("id") if isinstance(event, dict) else None, "why": str(error)})
+            try:
+                self.ledger.decide(good.values())
+            except (CurateError, sa.exc.SQLAlchemyError) as error:
+                return {"acked": [], "refused": refused, "error": f"the ledger did not take it: {error}"[:300]}
+            self._catch_up()
+        return {"acked": list(good), "refused": refused, "error": ""}
+
+    def view(self, label: str | None) -> dict[str, Any]:
+        """All that the browser shows: the next images of a class (None = of all), what can be undone, the counts."""
+        label = label if label in self.labels else None
+        with self._lock:
+            self._catch_up()
+            waiting = self._queue.waiting(label, WINDOW)
+            recent = self._queue.undoable(self.reviewer, RECENT)
+            counts = self._queue.counts(self.target)
+        return {
+            "store": self.store,
+            "reviewer": self.reviewer,
+            "labels": self.labels,
+            "reasons": list(REASONS),
+            "label": label,
+            "window": [self.item(image_id) for image_id in waiting],
+            "recent": [self._recent(decision) for decision in recent if decision.image_id in self._row],
+            "counts": counts,
+        }
+
+    def item(self, image_id: str) -> dict[str, Any]:
+        """What the page says of one image: text as it is in the manifest, None where missing."""
+        if image_id not in self._items:
+            row = self.manifest.iloc[self._row[image_id]]
+            heat = self.root / heatmap_name(image_id)
+            self._items[image_id] = {
+                "id": image_id,
+                "label": row["label"],
+                "width": _plain(row.get("width")),
+                "height": _plain(row.get("height")),
+                "img": f"/img/{image_id}",
+                "thumb": f"/thumb/{image_id}",
+                "heat": f"/heat/{image_id}?v={heat.stat().st_mtime_ns}" if heat.is_file() else None,
+                "flags": read_flags(_plain(row.get("flags"))),
+                **{name: _plain(row.get(name)) for name in _MODEL},
+                "provenance": {name: _plain(row.get(name)) for name in _PROVENANCE},
+            }
+        return self._items[image_id]
+
+    def close(self) -> None:
+        """Give the ledger's connections back."""
+        self.ledger.close()
+
+    def _recent(self, decision: Decision) -> dict[str, Any]:
+        return {
+            "id": decision.decision_id,
+            "image_id": decision.image_id,
+            "verdict": decision.verdict,
+            "reason": decision.reason,
+            "label": decision.label,
+            "item": self.item(decision.image_id),
+        }
+
+    def _decision(self, event: Any, earlier: dict[str, Decision]) -> Decision:
+        names = ("id", "image_id", "verdict", "reason", "label", "undoes")
+        if not isinstance(event, dict) or not all(isinstance(event.get(n), str | None) for n in names):
+            raise CurateError("not a decision.")
+        if not _UUID.fullmatch(event.get("id") or ""):
+            raise CurateError(f"{event.get('id')!r} is no UUID.")
+        image_id, verdict, undoes = event.get("image_id"), event.get("verdict"), event.get("undoes")
+        if image_id not in self._row:
+            raise CurateError(f"image {image_id!r} is not in {self.name}.")
+        if verdict not in ("accept", "reject", "relabel", "skip", "undo"):
+            raise CurateError(f"verdict {verdict!r} is unknown.")
+        if verdict == "reject" and event.get("reason") not in REASONS:
+            raise CurateError(f"reason {event.get('reason')!r} is none of {', '.join(REASONS)}.")
+        if verdict == "relabel" and event.get("label") not in self.labels:
+            raise CurateError(f"class {event.get('label')!r} is none of {', '.join(self.labels)}.")
+        if verdict == "undo":
+            taken_back = earlier.get(undoes or "") or self._queue.find(undoes or "")
+            if not taken_back or (taken_back.reviewer, taken_back.image_id) != (self.reviewer, image_id):
+                raise CurateError(f"there is no decision {undoes!r} of {self.reviewer} on this image to undo.")
+        return Decision(
+            image_id=str(image_id),
+            verdict=verdict,
+            reason=event.get("reason") if verdict == "reject" else None,
+            label=event.get("label") if verdict == "relabel" else None,
+            undoes=undoes if verdict == "undo" else None,
+            reviewer=self.reviewer,
+            decision_id=event["id"],
+        )
+
+    def _catch_up(self) -> None:
+        new = decisions.c.position > self._read_up_to - OVERLAP
+        with self.ledger.engine.connect() as connection:
+            rows = connection.execute(sa.select(decisions).where(new).order_by(decisions.c.position)).mappings().all()
+        for row in rows:
+            self._queue.add(Decision(**{name: row[name] for name in Decision._fields}))
+            self._read_up_to = max(self._read_up_to, row["position"])
+
+
+def open_desk(desk: Desk) -> None:
+    """Make a desk the one that this process serves."""
+    _open[:] = [desk]
+
+
+def current_desk() -> Desk:
+    """The desk that this process serves.
+
+    Raises:
+        CurateError: the page was not started by `curate review`.
+    """
+    if not _open:
+        raise CurateError("no manifest is open for review. Start the page with `curate review`, not `streamlit run`.")
+    return _open[0]
+
+
+def read_flags(flags: str | None) -> list[dict[str, str]]:
+    """The column `flags` taken apart: "a=1 (2); b=3 (4)" -> measure, value, threshold of each."""
+    found = [part.strip() for part in (flags or "").split(";") if part.strip()]
+    parts = [(match.groupdict("") if (match := _FLAG.fullmatch(flag)) else {"measure": flag}) for flag in found]
+    return [{"measure": "", "value": "", "threshold": "", **part} for part in parts]
+
+
+def _plain(value: Any) -> Any:
+    if value is None or pd.isna(value):
+        return None
+    return value.item() if hasattr(value, "item") else value

@@ -1,0 +1,21 @@
+"""The script that Streamlit runs for each browser tab: page frame and navigation."""
+
+from pathlib import Path
+
+import streamlit as st
+from PIL import Image
+
+from apps import classes, review
+
+ICON = Image.new("RGB", (32, 32), "#2f6f62")  # drawn here: an emoji or a named icon is fetched from a font server
+
+st.set_page_config(page_title="DeepRock review", page_icon=ICON, layout="wide")
+st.html(Path(__file__).with_name("frame.css"))
+st.navigation(
+    [
+        st.Page(review.page, title="Review", url_path="review", default=True),
+        st.Page(classes.page, title="Classes", url_path="classes"),
+    ],
+    position="top",
+).run()
+review.warm_up()

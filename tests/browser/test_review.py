@@ -1,0 +1,221 @@
+"""The review page as a person uses it: keys and clicks in Chromium, and what the ledger holds after them."""
+
+import signal
+
+import pytest
+
+from curate.ledger import Ledger
+from curate.manifest import REASONS
+
+pytestmark = pytest.mark.browser
+READY = '.review[data-ready="true"]'
+SAVED = '[data-pending="0"]'
+
+
+def open_review(tab, server) -> str:
+    """Load the page; the id of the image that it shows."""
+    tab.goto(server.url)
+    return settled(tab)
+
+
+def settled(tab) -> str:
+    tab.wait_for_selector(READY + SAVED)
+    return tab.locator(".review").get_attribute("data-image")
+
+
+def press(tab, key: str, shown: str) -> str:
+    """Press a key that decides, wait until it is saved and another image is there; that image's id."""
+    tab.keyboard.press(key)
+    tab.wait_for_selector(f'{READY}{SAVED}:not([data-image="{shown}"])')
+    return settled(tab)
+
+
+def history(server) -> list[tuple]:
+    with Ledger(server.ledger) as ledger:
+        table = ledger.history()
+    return list(table[["image_id", "verdict", "reason", "label"]].fillna("").itertuples(index=False, name=None))
+
+
+def test_accept_and_every_reason_go_to_the_ledger_and_the_next_image_comes(tab, server):
+    before = len(history(server))
+    shown = [open_review(tab, server)]
+    for key in "a1234567":
+        shown.append(press(tab, key, shown[-1]))
+    assert len(set(shown)) == 9
+    expected = [("accept", "", ""), *[("reject", reason, "") for reason in REASONS]]
+    assert history(server)[before:] == [(image, *what) for image, what in zip(shown, expected, strict=False)]
+    assert tab.locator(".mark").text_content() == "✓ All saved"
+    assert tab.locator(".live").text_content().startswith("Rejected ")
+    assert "low quality" in tab.locator(".last").text_content()
+
+
+def test_the_buttons_do_what_the_keys_do(tab, server):
+    shown = open_review(tab, server)
+    tab.get_by_role("button", name="illumination").click()
+    tab.wait_for_selector(f'{READY}{SAVED}:not([data-image="{shown}"])')
+    assert history(server)[-1] == (shown, "reject", "illumination", "")
+    tab.get_by_role("button", name="Undo").click()
+    tab.wait_for_selector(f'{READY}{SAVED}[data-image="{shown}"]')
+    assert history(server)[-1][:2] == (shown, "undo")
+
+
+def test_relabel_by_typing_decides_nothing_else(tab, server):
+    """In the field `a` and `s` are letters; Escape leaves everything as it was."""
+    shown = open_review(tab, server)
+    before = len(history(server))
+    given = tab.locator(".label").text_content()
+    other = {"basalt": "granite", "granite": "basalt"}[given]
+    tab.keyboard.press("l")
+    tab.wait_for_selector(".chooser[open]")
+    tab.keyboard.type("as")
+    tab.keyboard.press("Escape")
+    tab.wait_for_selector(".chooser:not([open])", state="attached")
+    assert settled(tab) == shown
+    assert len(history(server)) == before
+    tab.keyboard.press("l")
+    tab.keyboard.type(other[:3])
+    press(tab, "Enter", shown)
+    assert history(server)[before:] == [(shown, "relabel", "", other)]
+    following = settled(tab)
+    tab.keyboard.press("l")
+    press(tab, "1", following)
+    assert history(server)[-1][:2] == (following, "relabel")
+
+
+def test_keys_in_a_text_field_of_the_page_decide_nothing(tab, server):
+    shown = open_review(tab, server)
+    before = len(history(server))
+    tab.evaluate("document.body.append(Object.assign(document.createElement('input'), {id: 'note'}))")
+    tab.focus("#note")
+    tab.keyboard.type("a1su")
+    assert tab.input_value("#note") == "a1su"
+    assert settled(tab) == shown
+    assert len(history(server)) == before
+
+
+def test_a_held_key_decides_once(tab, server):
+    shown = open_review(tab, server)
+    before = len(history(server))
+    for _ in range(6):
+        tab.keyboard.down("a")  # from the second on Chromium sees a repeat
+    tab.keyboard.up("a")
+    tab.wait_for_selector(f'{READY}{SAVED}:not([data-image="{shown}"])')
+    assert history(server)[before:] == [(shown, "accept", "", "")]
+
+
+def test_no_key_decides_before_the_image_is_there(tab, server):
+    held = []
+    tab.route("**/img/**", lambda route: held.append(route))
+    tab.goto(server.url)
+    tab.wait_for_selector('.review[data-ready="false"]:not([data-image=""])')
+    before = len(history(server))
+    tab.keyboard.press("a")
+    tab.keyboard.press("1")
+    assert tab.locator(".review").get_attribute("data-pending") == "0"
+    tab.route("**/img/**", lambda route: route.continue_())
+    while held:
+        held.pop().continue_()
+    shown = settled(tab)
+    assert len(history(server)) == before
+    press(tab, "s", shown)
+    assert history(server)[before:] == [(shown, "skip", "", "")]
+
+
+def test_undo_goes_back_step_by_step(tab, server):
+    first = open_review(tab, server)
+    second = press(tab, "a", first)
+    third = press(tab, "2", second)
+    assert press(tab, "u", third) == second
+    assert press(tab, "z", second) == first
+    with Ledger(server.ledger) as ledger:
+        assert not {first, second} & set(ledger.standing().index)
+    assert press(tab, "a", first) == second
+
+
+def test_what_the_web_wrote_is_shown_as_text(tab, server):
+    open_review(tab, server)
+    assert "<img src=x onerror='window.hacked=1'>" in tab.locator(".origin").text_content()
+    assert tab.locator(".panel img:not(.last-thumb)").count() == 0
+    assert tab.evaluate("window.hacked") is None
+    assert "background share" in tab.locator(".flags").text_content()
+
+
+def test_the_heatmap_is_toggled_and_fits_the_image(tab, server):
+    open_review(tab, server)
+    assert tab.locator(".photo").bounding_box() == tab.locator(".heat").bounding_box()
+    assert tab.locator(".heat").evaluate("e => getComputedStyle(e).opacity") == "0.6"
+    tab.keyboard.press("h")
+    assert tab.locator(".heat").evaluate("e => getComputedStyle(e).opacity") == "0"
+    tab.locator(".opacity").fill("90")
+    assert tab.locator(".heat").evaluate("e => getComputedStyle(e).opacity") == "0.9"
+
+
+def test_a_class_can_be_reviewed_alone(tab, server):
+    open_review(tab, server)
+    tab.locator(".class", has_text="granite").click()
+    tab.wait_for_selector(".class[aria-pressed=true]:has-text('granite')")
+    shown = settled(tab)
+    for _ in range(3):
+        assert tab.locator(".label").text_content() == "granite"
+        shown = press(tab, "s", shown)
+
+
+def test_all_is_in_view_at_1280_by_720_and_the_counts_are_a_second_page(tab, server):
+    open_review(tab, server)
+    for part in (".photo", ".accept", ".skip", ".undo", ".mark", ".classes"):
+        box = tab.locator(part).bounding_box()
+        assert box["y"] >= 0
+        assert box["y"] + box["height"] <= 720
+        assert box["x"] + box["width"] <= 1280
+    assert tab.locator(".stage").bounding_box()["width"] > 850
+    tab.get_by_role("link", name="Classes").click()
+    tab.wait_for_selector("[data-testid=stDataFrame]")
+    tab.get_by_role("link", name="Review").click()
+    settled(tab)
+
+
+def test_axe_finds_nothing_in_the_page_light_or_dark(tab, server):
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright")
+    for scheme in ("light", "dark"):
+        tab.emulate_media(color_scheme=scheme)
+        open_review(tab, server)
+        found = axe.Axe().run(tab, context={"include": [[".stBidiComponent"]]}).response
+        assert "color-contrast" in {rule["id"] for rule in found["passes"]}
+        assert [(rule["id"], [node["html"] for node in rule["nodes"]]) for rule in found["violations"]] == []
+
+
+def test_a_killed_server_loses_nothing_and_gets_the_outbox_once(tab, own_server):
+    """Killed before the first decision, three made while it is away, restarted, one more, killed: four, none twice."""
+    shown = [open_review(tab, own_server)]
+    own_server.stop(signal.SIGKILL)
+    for n, key in enumerate("a3a", start=1):
+        tab.keyboard.press(key)
+        tab.wait_for_selector(f'{READY}[data-pending="{n}"]:not([data-image="{shown[-1]}"])')
+        shown.append(tab.locator(".review").get_attribute("data-image"))
+    tab.wait_for_selector('.review[data-saved="late"]')
+    assert "3 kept in this browser" in tab.locator(".mark").text_content()
+    own_server.start()
+    tab.wait_for_selector('.review[data-saved="true"]', timeout=25_000)
+    press(tab, "2", shown[-1])
+    own_server.stop(signal.SIGKILL)
+    verdicts = [(image, verdict) for image, verdict, *_ in history(own_server)]
+    assert verdicts == list(zip(shown, ("accept", "reject", "accept", "reject"), strict=True))
+
+
+def test_an_outbox_outlives_its_tab_undo_outlives_the_server_and_ctrl_c_ends_it(tab, own_server):
+    first = open_review(tab, own_server)
+    second = press(tab, "a", first)
+    own_server.stop(signal.SIGKILL)
+    tab.keyboard.press("a")
+    tab.wait_for_selector('.review[data-pending="1"]')
+    own_server.start()
+    again = tab.context.new_page()
+    tab.close()
+    third = open_review(again, own_server)
+    assert third not in (first, second)
+    assert [(image, verdict) for image, verdict, *_ in history(own_server)] == [(first, "accept"), (second, "accept")]
+    assert press(again, "u", third) == second
+    assert press(again, "u", second) == first
+    code, printed = own_server.stop(signal.SIGINT)  # with the page open
+    assert code == 0
+    assert printed == "stopped; every decision shown as saved is in the ledger.\n"
