@@ -10,7 +10,7 @@ import pandas as pd
 import sqlalchemy as sa
 
 from apps.pictures import heatmap_name
-from curate.ledger import Decision, Ledger, decisions
+from curate.ledger import Decision, Ledger
 from curate.manifest import REASONS, CurateError, read_manifest
 from curate.queue import ReviewQueue
 
@@ -156,12 +156,9 @@ class Desk:
         )
 
     def _catch_up(self) -> None:
-        new = decisions.c.position > self._read_up_to - OVERLAP
-        with self.ledger.engine.connect() as connection:
-            rows = connection.execute(sa.select(decisions).where(new).order_by(decisions.c.position)).mappings().all()
-        for row in rows:
-            self._queue.add(Decision(**{name: row[name] for name in Decision._fields}))
-            self._read_up_to = max(self._read_up_to, row["position"])
+        for position, decision in self.ledger.since(self._read_up_to - OVERLAP):
+            self._queue.add(decision)
+            self._read_up_to = max(self._read_up_to, position)
 
 
 def open_desk(desk: Desk) -> None:

@@ -153,10 +153,16 @@ class Ledger:
                 connection.execute(decisions.insert(), fresh)
         return len(fresh)
 
-    def history(self, after: int = 0) -> pd.DataFrame:
-        """Every decision ever made, oldest first; only those with a `position` beyond `after`."""
-        query = sa.select(decisions).where(decisions.c.position > after)
-        return self._table(query.order_by(decisions.c.position))
+    def history(self) -> pd.DataFrame:
+        """Every decision ever made, oldest first."""
+        return self._table(sa.select(decisions).order_by(decisions.c.position))
+
+    def since(self, position: int) -> list[tuple[int, Decision]]:
+        """The decisions beyond a position in the ledger, each with its own, oldest first."""
+        query = sa.select(decisions).where(decisions.c.position > position).order_by(decisions.c.position)
+        with self.engine.connect() as connection:
+            rows = connection.execute(query).mappings().all()
+        return [(row["position"], Decision(**{name: row[name] for name in Decision._fields})) for row in rows]
 
     def standing(self) -> pd.DataFrame:
         """The decision in force for each image (undone ones and skips do not count), by `image_id`."""
