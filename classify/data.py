@@ -1,0 +1,287 @@
+"""What is trained on: the rows of the splits; their pixels, decoded once, augmented by (seed, epoch, image)."""
+
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+import cv2
+import joblib
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from curate.images import ImageError, locate, open_rgb, square
+from curate.manifest import CurateError, replacing, require_columns
+
+log = logging.getLogger("classify")
+
+MEAN = (0.485, 0.456, 0.406)  # ImageNet, RGB in [0, 1]
+STD = (0.229, 0.224, 0.225)
+ROTATION = 45.0  # degrees to either side
+CHUNK = 256  # rows of a cache file
+DECODE = 64  # images decoded ahead
+
+T = TypeVar("T")
+Progress = Callable[[int, int], None]  # (done, total)
+
+
+class RowCache:
+    """Arrays of one shape by text key, in append-only chunks: `<name>.npy` (memory-mapped) and its keys beside it.
+
+    A chunk counts from the moment its key file is there, so that a killed process leaves nothing half-written behind.
+    Two processes may append at once. A chunk that cannot be read is as if it were not there.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._where: dict[str, tuple[Path, int]] = {}
+        self._open: dict[Path, np.ndarray] = {}
+        self._pending: list[tuple[str, np.ndarray]] = []
+        for keys in sorted(folder.glob("*.json")):
+            self._read(keys)
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._where
+
+    def append(self, keys: list[str], rows: np.ndarray) -> None:
+        """Keep rows (n, ...) under their n keys; on disk after `flush`, which happens by itself every 256 rows."""
+        self._pending += zip(keys, rows, strict=True)
+        if len(self._pending) >= CHUNK:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what was appended; from then on it can be taken."""
+        if not self._pending:
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        path = self.folder / f"{os.urandom(8).hex()}.npy"
+        with replacing(path) as temporary, temporary.open("wb") as file:
+            np.save(file, np.stack([row for _, row in self._pending]))
+        with replacing(path.with_suffix(".json")) as temporary:
+            temporary.write_text(json.dumps([key for key, _ in self._pending]))
+        self._pending = []
+        self._read(path.with_suffix(".json"))
+
+    def take(self, keys: list[str]) -> np.ndarray:
+        """The rows of these keys, (n, ...); KeyError for a key that is not there."""
+        return np.stack([self._open[path][row] for path, row in map(self._where.__getitem__, keys)])
+
+    def _read(self, keys: Path) -> None:
+        path = keys.with_suffix(".npy")
+        try:
+            names = json.loads(keys.read_text())
+            rows = np.load(path, mmap_mode="r")
+        except (OSError, ValueError, EOFError) as error:
+            log.warning("%s: this part of the cache is damaged and is made again: %s", keys, error)
+            return
+        if len(names) == len(rows):
+            self._open[path] = rows
+            self._where.update({name: (path, row) for row, name in enumerate(names)})
+
+
+def split_rows(manifest: pd.DataFrame, split: str) -> pd.DataFrame:
+    """The rows of a split that are accepted (or have no status column).
+
+    Raises:
+        CurateError: no `split` column, or no row in it.
+    """
+    require_columns(manifest, "split", made_by="curate split` or `curate balance")
+    used = manifest["split"] == split
+    if "status" in manifest:
+        used &= manifest["status"] == "accepted"
+    if not used.any():
+        counts = manifest["split"].value_counts().to_dict() or "none"
+        raise CurateError(
+            f"split {split} is empty (images by split: {counts}). `curate split` makes train, val and test."
+        )
+    return manifest[used]
+
+
+def check_rows(manifest: pd.DataFrame) -> tuple[pd.DataFrame, tuple[str, ...]]:
+    """The accepted rows of train and val, by `image_id`, and the sorted classes.
+
+    Raises:
+        CurateError: no split, an empty one, fewer than two classes, a class with one image, a label of val that train
+            lacks.
+    """
+    parts = {name: split_rows(manifest, name) for name in ("train", "val")}
+    classes = tuple(sorted(parts["train"]["label"].unique()))
+    used = pd.concat(parts.values()).sort_values("image_id", ignore_index=True)
+    if unknown := sorted(set(parts["val"]["label"]) - set(classes)):
+        raise CurateError(
+            f"label {', '.join(unknown)} is in split val but not in train. `curate split` divides every class."
+        )
+    if len(classes) < 2:
+        raise CurateError(f"only one class, {classes[0]!r}: a classifier needs at least two.")
+    counts = used["label"].value_counts()
+    if lonely := sorted(counts[counts < 2].index):
+        raise CurateError(
+            f"class {', '.join(lonely)} has one image only. `curate balance` collects more, or leave it out."
+        )
+    if absent := sorted(set(classes) - set(parts["val"]["label"])):
+        log.warning("no image of %s in split val: macro averages are over the other classes", ", ".join(absent))
+    return used, classes
+
+
+def split_counts(used: pd.DataFrame) -> dict[str, dict[str, int]]:
+    """Images by split (train, val) and label."""
+    parts = {part: used.loc[used["split"] == part, "label"].value_counts().sort_index() for part in ("train", "val")}
+    return {part: {str(label): int(n) for label, n in counts.items()} for part, counts in parts.items()}
+
+
+class Decoded(NamedTuple):
+    """One image of a manifest: its row, and its pixels (side, side, 3) uint8 or the cause of their absence."""
+
+    row: int
+    pixels: np.ndarray | None
+    cause: str
+
+
+def content_keys(manifest: pd.DataFrame, root: Path) -> list[str]:
+    """sha256 of every row's file: as the manifest says, else computed; "" where there is no file to read."""
+    require_columns(manifest, "image_id", "file_name", made_by="curate scrape")
+    if "sha256" in manifest and manifest["sha256"].notna().all():
+        return [str(key) for key in manifest["sha256"]]
+    given = manifest["sha256"] if "sha256" in manifest else pd.Series(np.nan, manifest.index)
+    return [
+        str(key) if isinstance(key, str) else _hash_file(root, str(name))
+        for key, name in zip(given, manifest["file_name"], strict=True)
+    ]
+
+
+def decode_rows(manifest: pd.DataFrame, root: Path, rows: np.ndarray, side: int) -> list[Decoded]:
+    """Decode these rows (positions) in two threads, in order. A damaged or missing file comes with its cause."""
+    names = manifest["file_name"].to_numpy()
+    work = (joblib.delayed(_decode)(root, str(names[row]), int(row), side) for row in rows)
+    return list(joblib.Parallel(n_jobs=2, prefer="threads")(work))
+
+
+class Pixels(NamedTuple):
+    """The readable rows of a manifest as pixels.
+
+    Attributes:
+        cache: pixels by content key, (side, side, 3) uint8.
+        keys: content key of every row of the manifest.
+        causes: row (position) -> why it would not open. Such rows have no pixels.
+    """
+
+    cache: RowCache
+    keys: list[str]
+    causes: dict[int, str]
+
+    def take(self, rows: np.ndarray | list[int]) -> np.ndarray:
+        """(n, side, side, 3) uint8 of these rows (positions)."""
+        return self.cache.take([self.keys[row] for row in rows])
+
+
+def load_pixels(
+    manifest: pd.DataFrame, root: Path, side: int, *, cache: Path, progress: Progress | None = None
+) -> Pixels:
+    """Every image stretched to side x side, decoded once and kept under cache/pixels/<side>/.
+
+    A row that does not open is named in a warning and in `causes`.
+    """
+    rows = RowCache(cache / "pixels" / str(side))
+    keys = content_keys(manifest, root)
+    wanted = np.array([i for i, key in enumerate(keys) if key not in rows], int)
+    causes: dict[int, str] = {}
+    done = 0
+    for part, images in prefetched(lambda part: decode_rows(manifest, root, part, side), batches(wanted, DECODE)):
+        causes.update({image.row: image.cause for image in images if image.pixels is None})
+        good = [image for image in images if image.pixels is not None]
+        if good:
+            rows.append([keys[image.row] for image in good], np.array([image.pixels for image in good]))
+        done += len(part)
+        if progress:
+            progress(done, len(wanted))
+    rows.flush()
+    warn_unreadable(manifest, causes)
+    return Pixels(rows, keys, causes)
+
+
+def warn_unreadable(manifest: pd.DataFrame, causes: dict[int, str]) -> None:
+    """One warning a row that would not open: which, and why."""
+    for row, cause in causes.items():
+        log.warning("%s is left out: %s", manifest["file_name"].iloc[row], cause)
+
+
+def augment(pixels: np.ndarray, numbers: list[int], *, seed: int, epoch: int) -> np.ndarray:
+    """The study's augmentation: horizontal and vertical flip, each by a coin, and a rotation of up to 45 degrees.
+
+    Every image has its own coins and its own angle, drawn from (seed, epoch, its number): the result does not depend
+    on the batch, the order, or the number of workers. Corners that come into view are black.
+
+    Args:
+        pixels: (n, side, side, 3) uint8; not changed.
+        numbers: one an image, non-negative; see `sample_number`.
+        seed: of the run.
+        epoch: of the run, or the number of the view.
+
+    Returns:
+        (n, side, side, 3) uint8.
+    """
+    out = np.empty_like(pixels)
+    for i, (image, number) in enumerate(zip(pixels, numbers, strict=True)):
+        rng = np.random.default_rng((seed, epoch, number))
+        flips = rng.random(2) < 0.5
+        out[i] = rotate(image[:: -1 if flips[1] else 1, :: -1 if flips[0] else 1], rng.uniform(-ROTATION, ROTATION))
+    return out
+
+
+def rotate(image: np.ndarray, degrees: float) -> np.ndarray:
+    """(side, side, 3) uint8 turned counter-clockwise about its centre, bilinear; what comes into view is black."""
+    side = image.shape[0]
+    centre = ((side - 1) / 2, (side - 1) / 2)
+    matrix = cv2.getRotationMatrix2D(centre, degrees, 1.0)
+    return cv2.warpAffine(np.ascontiguousarray(image), matrix, (side, side), flags=cv2.INTER_LINEAR)
+
+
+def sample_number(key: str) -> int:
+    """A number for an image that depends on its content only."""
+    return int(hashlib.sha256(key.encode()).hexdigest()[:15], 16)
+
+
+def to_input(pixels: np.ndarray, device: torch.device | None = None) -> Tensor:
+    """(n, side, side, 3) uint8 -> (n, 3, side, side) float32, ImageNet-normalised, channels_last in memory."""
+    batch = torch.from_numpy(np.ascontiguousarray(pixels)).to(device).permute(0, 3, 1, 2).float()
+    mean = torch.tensor(MEAN, device=batch.device).view(1, 3, 1, 1) * 255
+    std = torch.tensor(STD, device=batch.device).view(1, 3, 1, 1) * 255
+    return batch.sub_(mean).div_(std)
+
+
+def batches(rows: np.ndarray, size: int) -> list[np.ndarray]:
+    """Consecutive batches; a last batch of one joins the one before it (batch norm cannot take a single image)."""
+    parts = [rows[i : i + size] for i in range(0, len(rows), size)]
+    if len(parts) > 1 and len(parts[-1]) == 1:
+        parts[-2:] = [np.concatenate(parts[-2:])]
+    return parts
+
+
+def prefetched(make: Callable[[np.ndarray], T], parts: list[np.ndarray]) -> Iterator[tuple[np.ndarray, T]]:
+    """(part, make(part)) in order, the next one made in a thread while the caller computes."""
+    with ThreadPoolExecutor(1) as pool:
+        ahead = [pool.submit(make, part) for part in parts[:1]]
+        for i, part in enumerate(parts):
+            made = ahead.pop().result()
+            ahead = [pool.submit(make, part) for part in parts[i + 1 : i + 2]]
+            yield part, made
+
+
+def _decode(root: Path, file_name: str, row: int, side: int) -> Decoded:
+    try:
+        return Decoded(row, square(open_rgb(root, file_name), side), "")
+    except (ImageError, CurateError, OSError) as error:
+        return Decoded(row, None, str(error))
+
+
+def _hash_file(root: Path, file_name: str) -> str:
+    try:
+        return hashlib.sha256(locate(root, file_name).read_bytes()).hexdigest()
+    except (CurateError, OSError):
+        return ""
