@@ -21,7 +21,7 @@ from curate.cues import (
 from curate.foreground import content_box, regions, segment
 from curate.images import ImageError, open_rgb, thumbnail
 
-MEASURES_VERSION = 1  # goes up when a measure of the same pixels changes
+MEASURES_VERSION = 2  # goes up when a measure of the same pixels changes
 SIDE = 256  # longer side of the picture that is measured, pixels
 HEATMAP_SIDE = 56  # of the mask for the heatmaps, which lie on the picture stretched to a square
 _TABLE = np.array(list(CUES.values()))
@@ -50,13 +50,13 @@ THRESHOLDS = {  # of 336 clear keepers 5 % lie beyond the limits marked 5 %, 2 %
     "surroundings": Threshold("background_texture", True, 0.9, 1.0, "background"),  # 5 %
     "several objects": Threshold("object_multiple", True, 0.8, 1.0, "object_count"),  # 5 %
     "regions": Threshold("object_components", True, 2, 6, "object_count"),
-    "dark": Threshold("illumination_brightness", False, 29, 10, "illumination"),
-    "bright": Threshold("illumination_brightness", True, 86, 95, "illumination"),
-    "black areas": Threshold("illumination_dark_share", True, 0.16, 0.5, "illumination"),
+    "colour behind": Threshold("background_chroma", True, 31, 50, "background"),
+    "small specimen": Threshold("background_share", True, 0.8, 0.95, "background"),
+    "dark": Threshold("illumination_highlight", False, 61, 25, "illumination"),  # finds all the dark ones
+    "bright": Threshold("illumination_brightness", True, 82, 95, "illumination"),
     "blown out": Threshold("illumination_bright_share", True, 0.07, 0.4, "illumination"),
     "uneven": Threshold("illumination_unevenness", True, 15, 22, "illumination"),
-    "cast": Threshold("illumination_cast", True, 30, 45, "illumination"),
-    "lighting": Threshold("illumination_fault", True, 0.73, 0.95, "illumination"),
+    "cast": Threshold("illumination_cast", True, 18, 40, "illumination"),
     "lettering": Threshold("overlay_text", True, 0.55, 1.0, "overlay"),  # 5 %
     "blurred": Threshold("quality_sharpness", False, 8.7, 4, "quality"),
 }
@@ -115,14 +115,16 @@ def summarise(reading: Reading) -> tuple[dict[str, float | str | int], np.ndarra
         "background_kind": front.kind,
         "background_share": float(1 - front.mask.mean()),
         "background_uniformity": cues["border_uniform"],
+        "background_chroma": cues["border_chroma"],
         "background_texture": scores["texture"],
         "background_fill": scores["fill"],
         "foreground_confidence": front.confidence,
+        "illumination_highlight": float(np.percentile(seen.lab[..., 0], 90)),
         "illumination_brightness": float(lightness.mean()),
         "illumination_dark_share": float((lightness < 10).mean()),
         "illumination_bright_share": float((lightness > 97).mean()),
         "illumination_unevenness": cues["unevenness"],
-        "illumination_cast": cues["cast"],
+        "illumination_cast": shared_tint(seen),
         "illumination_fault": scores["illumination"],
         "object_count": object_count(scores),
         "object_components": len(regions(front.mask)),
@@ -173,6 +175,19 @@ def read(rgb: np.ndarray) -> Reading:
     mask[top:bottom, left:right] = True if kind == "none" else found
     confidence = scores["fill"] if kind == "none" else quality
     return Reading(Foreground(mask, confidence, kind), seen, cues, scores)
+
+
+def shared_tint(seen: View) -> float:
+    """Colour cast: the chroma that the specimen and its background have in common, CIE a*b* units.
+
+    The smaller mean chroma of the two, times the cosine of the angle between their hues: a coloured rock on white, or
+    a grey one on a coloured cloth, has none. A frame-filling surface is compared with itself.
+    """
+    outside = seen.lab[~seen.mask] if (~seen.mask).mean() > 0.05 else seen.lab.reshape(-1, 3)
+    one, other = (pixels[:, 1:].mean(axis=0) for pixels in (seen.lab[seen.mask], outside))
+    chroma = min(float(np.hypot(*one)), float(np.hypot(*other)))
+    product = float(np.hypot(*one) * np.hypot(*other))
+    return chroma * max(float(one @ other) / product, 0.0) if product else 0.0
 
 
 def detail_cues(grey: np.ndarray) -> dict[str, float]:

@@ -127,7 +127,7 @@ def test_dark_blown_out_and_tinted_pictures_are_flagged_as_such():
     good = stone(plain((235, 235, 235)), (128, 96), 80)
     table = pd.DataFrame([measures_of(picture) for picture in (dark, bright, tinted, good)])
     found = flags(table)
-    assert "illumination_brightness=" in found[0]
+    assert "illumination_highlight=" in found[0]
     assert "(< 29)" in found[0]
     assert "illumination_bright_share=" in found[1]
     assert "illumination_cast=" in found[2]

@@ -243,6 +243,7 @@ def _picture(known: Truth, seed: int) -> tuple[np.ndarray, np.ndarray]:
         rgb, covered = SCENES[str(known.detail)](rng, shape, known.label), np.zeros(shape, np.float32)
     else:
         rgb, covered = _specimens(known, rng, shape)
+        rgb = _exposed(rgb)
     if known.artifact == "illumination":
         rgb = _badly_lit(str(known.detail), rng, rgb)
     return _photograph(rng, rgb), covered > 0.5
@@ -374,6 +375,12 @@ def _tint(label: str) -> Colour:
     name = label.strip().casefold()
     hue = 360 * names.index(name) / len(names) if name in names else stable_rng("tint", name).uniform(0, 360)
     return hsv(float(hue), 0.62, 205)
+
+
+def _exposed(rgb: np.ndarray) -> np.ndarray:
+    """As a camera's automatic exposure: the brightest tenth of the picture is at least a light grey."""
+    bright = float(np.percentile(rgb[::4, ::4].mean(axis=2), 90))
+    return rgb * np.float32(max(1.0, 0.62 / max(bright, 0.2)))
 
 
 def _badly_lit(detail: str, rng: np.random.Generator, rgb: np.ndarray) -> np.ndarray:
