@@ -12,6 +12,7 @@ from PIL import Image, ImageOps
 from curate.manifest import CurateError, is_inside, replacing
 
 FORMATS = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp", "GIF": "gif", "BMP": "bmp", "TIFF": "tif", "MPO": "jpg"}
+OPENED = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")  # MPO is a JPEG with more behind it
 MAX_PIXELS = 100_000_000
 DAMAGED = (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError, Image.DecompressionBombWarning)
 
@@ -102,7 +103,7 @@ def _decode(data: bytes) -> tuple[Image.Image, str]:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             warnings.filterwarnings("ignore", category=UserWarning)  # damaged EXIF: the pixels count
-            with Image.open(io.BytesIO(data), formats=[f for f in FORMATS if f != "MPO"] + ["MPO"]) as image:
+            with Image.open(io.BytesIO(data), formats=OPENED) as image:
                 kind = image.format or "?"
                 if image.width * image.height > MAX_PIXELS:
                     raise ImageError(f"{image.width} x {image.height} is more than {MAX_PIXELS:,} pixels")

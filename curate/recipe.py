@@ -2,7 +2,7 @@
 
 import tomllib
 from collections.abc import Iterable
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -98,6 +98,27 @@ def read_recipe(path: Path) -> Recipe:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise CurateError(f"{path}: not valid TOML: {error}") from error
     return _recipe(table, str(path))
+
+
+def choose_recipe(path: Path | None, sources: list[str] | None, folder: str, mirrors: list[str] | None) -> Recipe:
+    """The recipe with the command line's changes.
+
+    Without a path: the only recipe in ./manifests, or manifests/igneous.toml among several.
+
+    Raises:
+        CurateError: no recipe, or a mirror that is not of the form HOST=BASE.
+    """
+    if path is None:
+        found = sorted(Path("manifests").glob("*.toml"))
+        path = found[0] if len(found) == 1 else Path("manifests/igneous.toml")
+    recipe = read_recipe(path)
+    wrong = [m for m in mirrors or [] if "=" not in m]
+    if wrong:
+        raise CurateError(f"--mirror {wrong[0]}: needs the form https://www.bing.com=http://127.0.0.1:8000")
+    pairs = dict(m.split("=", 1) for m in mirrors or [])
+    web = replace(recipe.web, mirrors={**recipe.web.mirrors, **pairs})
+    chosen = tuple(sources) if sources else recipe.sources
+    return replace(recipe, sources=chosen, folder=folder or recipe.folder, web=web)
 
 
 def write_recipe(name: str, labels: Iterable[str], path: Path) -> None:

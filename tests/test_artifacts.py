@@ -128,7 +128,7 @@ def test_dark_blown_out_and_tinted_pictures_are_flagged_as_such():
     table = pd.DataFrame([measures_of(picture) for picture in (dark, bright, tinted, good)])
     found = flags(table)
     assert "illumination_highlight=" in found[0]
-    assert "(< 29)" in found[0]
+    assert "(< 61)" in found[0]
     assert "illumination_bright_share=" in found[1]
     assert "illumination_cast=" in found[2]
     assert "illumination" not in found[3]
