@@ -12,6 +12,7 @@ import shutil
 import time
 from collections import Counter
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -126,22 +127,31 @@ def verdict(truth: Truth) -> dict[str, str | None]:
     return {"verdict": "accept", "reason": None, "label": None}
 
 
-Score = tuple[str, int, int, float, float]  # what, planted, found, precision, recall
+class Score(NamedTuple):
+    """How one kind of planted fault was found: counts, shares, and the share of what was found that is unfit at all."""
+
+    name: str
+    planted: int
+    found: int
+    precision: float
+    recall: float
+    unfit: float
 
 
 def planted_and_found(audited: pd.DataFrame, step: Steps, labels: list[str]) -> list[Score]:
     """What the tool found before anyone had judged a picture; off topic: taught on half of the classes."""
     truth = [truth_of(url, SEED) for url in audited["url"]]
     flags = audited["flags"].fillna("")
+    unfit = np.array([t.reason is not None for t in truth])
     rows = [copies_found(audited, truth)]
     for artifact in ("background", "illumination", "object_count"):
         planted = np.array([t.artifact == artifact for t in truth])
         columns = {threshold.column for threshold in THRESHOLDS.values() if threshold.artifact == artifact}
         found = [any(text.startswith(f"{c}=") for c in columns for text in raised.split("; ")) for raised in flags]
-        rows.append(score(artifact.replace("_", " "), planted, np.array(found)))
+        rows.append(score(artifact.replace("_", " "), planted, np.array(found), unfit))
     off_topic = np.array([t.kind == "off_topic" for t in truth])
     found = taught_on_other_classes(step.embed(audited), audited["label"].to_numpy(), off_topic, labels)
-    return [*rows, score("off topic (taught on other classes)", off_topic, found)]
+    return [*rows, score("off topic (taught on other classes)", off_topic, found, unfit)]
 
 
 def copies_found(audited: pd.DataFrame, truth: list[Truth]) -> Score:
@@ -162,7 +172,8 @@ def copies_found(audited: pd.DataFrame, truth: list[Truth]) -> Score:
     }
     planted = sum(n - 1 for n in Counter(family.values()).values())
     right = sum(len({family[image_id] for image_id in link}) == 1 for link in links)
-    return "copies", planted, len(links), right / max(len(links), 1), min(right / max(planted, 1), 1.0)
+    precision = right / max(len(links), 1)
+    return Score("copies", planted, len(links), precision, min(right / max(planted, 1), 1.0), precision)
 
 
 def taught_on_other_classes(
@@ -178,10 +189,11 @@ def taught_on_other_classes(
     return found
 
 
-def score(name: str, planted: np.ndarray, found: np.ndarray) -> Score:
-    """Counts, precision and recall of what was found."""
-    hits = int((planted & found).sum())
-    return name, int(planted.sum()), int(found.sum()), hits / max(found.sum(), 1), hits / max(planted.sum(), 1)
+def score(name: str, planted: np.ndarray, found: np.ndarray, unfit: np.ndarray) -> Score:
+    """Of (n,) bool: what was planted, what was found, and what an expert would reject for any reason."""
+    hits, number = int((planted & found).sum()), max(int(found.sum()), 1)
+    recall = hits / max(int(planted.sum()), 1)
+    return Score(name, int(planted.sum()), int(found.sum()), hits / number, recall, int((unfit & found).sum()) / number)
 
 
 def fresh_keepers(root: Path, labels: list[str]) -> pd.DataFrame:
@@ -213,8 +225,10 @@ def report(
 ) -> dict:
     """Print the tables of the demo; the figures for its last line."""
     print("\nPlanted among the scraped pictures, and found before anyone had judged them")
-    rows = [(name, str(p), str(f), f"{precision:.2f}", f"{recall:.2f}") for name, p, f, precision, recall in found]
-    print_table(("planted", "there", "found", "precision", "recall"), rows)
+    print_table(
+        ("planted", "there", "found", "precision", "recall", "of the found, to be rejected"),
+        [(name, str(there), str(n), *(f"{share:.2f}" for share in shares)) for name, there, n, *shares in found],
+    )
     old, new = fit_counts(before), fit_counts(balanced)
     print("\nImages of each class, and how many of them an expert would keep")
     columns = [(label, *(f"{n} ({good} fit)" for n, good in (old[label], new[label]))) for label in new]
@@ -223,7 +237,7 @@ def report(
     shares = [(name, *(f"{100 * value:.1f} %" for value in row.values())) for name, row in accuracy.items()]
     print_table(("training set", "val", "test", "fresh"), shares)
     return {
-        "planted_found": {name: {"precision": round(p, 3), "recall": round(r, 3)} for name, _, _, p, r in found},
+        "planted_found": {s.name: {"precision": round(s.precision, 3), "recall": round(s.recall, 3)} for s in found},
         "per_class": {label: n for label, (n, _) in new.items()},
         "kept_purity": round(sum(good for _, good in new.values()) / sum(n for n, _ in new.values()), 3),
         "review_rounds": rounds,

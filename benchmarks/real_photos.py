@@ -2,11 +2,11 @@
 
     python -m benchmarks.real_photos --decisions 160
 
-Serves a folder of real photos (web/<class>/) by a loopback Bing and runs scrape, dedup, audit, decide, balance, train
-on it. The reviewer judges as many images as asked, a quarter of them in each class, half of those the most suspicious
-ones, half drawn by chance; the rest is left to the screen. Some keepers that no doubt attaches to are held back from
-the search: the test set of the training before and after, together with the photos of another source where a class has
-them (web2/<class>/).
+Serves a folder of real photos (web/<class>/) by a loopback Bing and runs scrape, dedup, audit, decide, balance and
+train on it. The reviewer judges as many images as asked, as many in each class, those first that look surest to be
+good (to fill the classes soon), ten a class before the screen learns from them; the rest is left to the screen. Some
+keepers that no doubt attaches to are held back from the search: the test set of the training before and after,
+together with the photos of another source where a class has them (web2/<class>/).
 """
 
 import argparse
@@ -28,6 +28,7 @@ from tests.web import LoopbackWeb, Photo, folder_photos
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 HELD_BACK = {"basalt": 0, "granite": 10}  # small classes cannot spare many keepers; of the others 30 are held back
+AT_ONCE = 10  # decisions in a class before the screen learns from them
 OTHER_SOURCE = 30  # photos of web2 a class, for the test
 
 
@@ -81,7 +82,7 @@ class Bench:
             step.curate("dedup", step.path("scraped.csv"), "-o", step.path("unique.csv"))
             unique = self._say("unique", read_manifest(self.home / "unique.csv"))
             step.curate("audit", step.path("unique.csv"), "-o", step.path("audited.csv"), *self.model)
-            decisions = self._decide(read_manifest(self.home / "audited.csv"))
+            decisions = self._decide()
             target = ("--per-class", str(options.per_class), "--unattended")
             words = (step.path("audited.csv"), "-o", step.path("balanced.csv"), *target, *self.model)
             full = step.curate("balance", *words, may_fail=True)
@@ -140,20 +141,24 @@ class Bench:
     def _doubtful(self, table: pd.DataFrame) -> np.ndarray:
         return (self.truth["doubtful"].reindex(table["image_id"]) == 1).to_numpy()
 
-    def _decide(self, audited: pd.DataFrame) -> int:
-        """The reviewer judges a share of each class, and audits again, so that the screen has learnt."""
-        waiting = audited[audited["status"] == "candidate"]
-        chosen: list[str] = []
-        for label in self.labels:
-            mine = waiting[waiting["label"] == label].sort_values("suspicion", ascending=False)["image_id"].to_numpy()
-            number = min(self.options.decisions // len(self.labels), len(mine))
-            first, rest = mine[: number // 2], mine[number // 2 :]
-            chosen += [*first, *self.rng.permutation(rest)[: number - len(first)]]
-        known = self.truth.loc[chosen, ["verdict", "reason"]].reset_index(names="image_id")
-        known.to_csv(self.home / "verdicts.csv", index=False)
-        words = (self.step.path("verdicts.csv"), "--manifest", self.step.path("audited.csv"), "--reviewer", "expert")
-        self.step.curate("decide", *words)
-        return len(chosen)
+    def _decide(self) -> int:
+        """The reviewer judges a few of each class, least suspicious first; the screen learns; and so on."""
+        step, judged = self.step, set[str]()
+        per_class = self.options.decisions // len(self.labels)
+        while per_class * len(self.labels) > len(judged):
+            table = read_manifest(self.home / "audited.csv")
+            waiting = table[(table["status"] == "candidate") & ~table["image_id"].isin(judged)]
+            number = min(AT_ONCE, per_class - len(judged) // len(self.labels))
+            chosen = waiting.sort_values("suspicion", kind="stable").groupby("label").head(number)["image_id"]
+            known = self.truth.loc[chosen, ["verdict", "reason"]].reset_index(names="image_id")
+            known.to_csv(self.home / "verdicts.csv", index=False)
+            audited = step.path("audited.csv")
+            step.curate("decide", step.path("verdicts.csv"), "--manifest", audited, "--reviewer", "expert")
+            step.curate("audit", audited, "-o", audited, "--quick", *self.model)
+            judged |= set(chosen)
+            if len(chosen) < number * len(self.labels):
+                break
+        return len(judged)
 
     def _train_before_and_after(self, scraped: pd.DataFrame, balanced: pd.DataFrame) -> dict:
         """The same training on as many images a class as scraped, and as kept; macro recall on the same test photos."""

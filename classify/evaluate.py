@@ -61,20 +61,24 @@ def scores(matrix: np.ndarray) -> Scores:
 
 
 def bootstrap(matrix: np.ndarray, *, seed: int = 0, share: float = 0.95) -> dict[str, tuple[float, float]]:
-    """Percentile intervals of accuracy and macro-F1 from resampling the images with replacement, 2000 times.
+    """Percentile intervals of accuracy, macro recall and macro-F1: the images resampled with replacement, 2000 times.
 
     Resampling images is drawing the cells of their confusion matrix, so that the matrix is all that is needed.
     """
     matrix = np.asarray(matrix)
     total = int(matrix.sum())
     if not total:
-        return {"accuracy": (math.nan, math.nan), "macro_f1": (math.nan, math.nan)}
+        return dict.fromkeys(("accuracy", "macro_recall", "macro_f1"), (math.nan, math.nan))
     rng = np.random.default_rng(seed)
     drawn = scores(rng.multinomial(total, matrix.ravel() / total, RESAMPLES).reshape(RESAMPLES, *matrix.shape))
     ends = ((1 - share) / 2, (1 + share) / 2)
     return {
         name: (float(low), float(high))
-        for name, values in (("accuracy", drawn.accuracy), ("macro_f1", drawn.macro_f1))
+        for name, values in (
+            ("accuracy", drawn.accuracy),
+            ("macro_recall", drawn.macro_recall),
+            ("macro_f1", drawn.macro_f1),
+        )
         for low, high in [np.quantile(values, ends)]
     }
 

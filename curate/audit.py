@@ -63,7 +63,8 @@ def audit(
         standing: `Ledger.standing()`; the screen learns from it.
         root: the data root. Measures are cached below `cache/`.
         embed: manifest -> (n, d) embeddings, rows of NaN for images that do not open.
-        explain: manifest, heads, (n,) class index -> (n, 56, 56) heatmaps of that class in [0, 1]; None: none made.
+        explain: manifest, heads, (n,) class index -> (n, 56, 56) heatmaps of that class in [0, 1], NaN for images
+            whose earlier figures stay; None makes none.
         jobs: processes.
 
     Returns:
@@ -78,8 +79,9 @@ def audit(
         if explain is not None:
             given = np.searchsorted(heads.classes, table["label"].to_numpy(dtype=str))
             maps = explain(table, heads, given)
-            table["cam_background_energy"] = energy_outside(maps, masks)
-            table["cam_peak_distance"] = peak_distance(maps)
+            looks = {"cam_background_energy": energy_outside(maps, masks), "cam_peak_distance": peak_distance(maps)}
+            for column, values in looks.items():
+                table[column] = pd.Series(values, table.index).fillna(table.get(column, np.nan))
     return judge(table, embeddings, standing)
 
 

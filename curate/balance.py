@@ -14,7 +14,8 @@ import pandas as pd
 from curate.decide import apply_decisions
 from curate.manifest import CurateError
 
-SURE = 0.5  # an image at or above this probability of rejection is never taken without a person
+SURE = 0.2  # probability of rejection below which more images are fetched rather than doubtful ones taken
+LIMIT = 0.5  # at or above this an image is never taken without a person
 YIELD_RANGE = (0.2, 0.9)  # what a new image is expected to be worth, whatever was observed
 MAX_ROUNDS = 20
 SPARE = "spare"
@@ -110,14 +111,14 @@ def undecided(table: pd.DataFrame) -> pd.DataFrame:
 def shortage(table: pd.DataFrame, labels: list[str], target: int, unattended: bool) -> dict[str, int]:
     """How many more images to fetch of each class that is not expected to be full: deficit over observed yield.
 
-    Undecided images count as what they are expected to bring: unattended, those that the screen is sure of; with a
-    person, each by its probability of being kept.
+    Undecided images count as what they are expected to bring: unattended, those that the screen is sure of (doubtful
+    ones are taken only when there are no more to fetch); with a person, each by its probability of being kept.
     """
     wanted = {}
     for label in labels:
         mine = table[table["label"] == label]
-        waiting = 1.0 - doubt(undecided(mine))
-        expected = (waiting > 1.0 - SURE).sum() if unattended else waiting.sum()
+        doubts = doubt(undecided(mine))
+        expected = (doubts < SURE).sum() if unattended else (1 - doubts).sum()
         deficit = target - mine["status"].eq("accepted").sum() - expected
         if deficit > 0:
             wanted[label] = math.ceil(deficit / observed_yield(mine))
@@ -126,7 +127,7 @@ def shortage(table: pd.DataFrame, labels: list[str], target: int, unattended: bo
 
 def observed_yield(rows: pd.DataFrame) -> float:
     """Share of a class's images that turn out fit, copies and rejections counted, within `YIELD_RANGE`."""
-    fit = rows["status"].eq("accepted").sum() + (doubt(undecided(rows)) < SURE).sum()
+    fit = rows["status"].eq("accepted").sum() + (doubt(undecided(rows)) < LIMIT).sum()
     return float(np.clip(fit / max(len(rows), 1), *YIELD_RANGE))
 
 
@@ -144,7 +145,7 @@ def take_surest(table: pd.DataFrame, labels: list[str], target: int) -> pd.DataF
         mine = table[table["label"] == label]
         missing = target - mine["status"].eq("accepted").sum()
         probability = doubt(undecided(mine))
-        surest = probability[probability < SURE].sort_values(kind="stable").head(max(missing, 0))
+        surest = probability[probability < LIMIT].sort_values(kind="stable").head(max(missing, 0))
         table.loc[surest.index, "status"] = "accepted"
         table.loc[surest.index, "reason"] = [f"unattended: reject probability {p:.2f}" for p in surest]
         table.loc[surest.index, "reviewer"] = "screen"

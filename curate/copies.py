@@ -28,6 +28,7 @@ FLAT = 3.0  # grey levels of standard deviation below which a patch has nothing 
 _BAND = np.cos(np.pi * (2 * np.arange(32)[None] + 1) * np.arange(8)[:, None] / 64)  # DCT-II, the 8 lowest frequencies
 _ODD = np.where(np.arange(8) % 2, -1.0, 1.0)[None]  # mirroring a picture turns the sign of the odd columns
 Box = tuple[float, float, float, float]
+VIEWS_VERSION = 1  # goes up when the hash of a view of the same pixels changes
 VIEWS: tuple[Box, ...] = (  # left, top, right, bottom, in shares: what a crop or a border leaves of a picture
     (0.0, 0.0, 1.0, 1.0),
     *((x, y, x + 0.9, y + 0.9) for x in (0.0, 0.05, 0.1) for y in (0.0, 0.05, 0.1)),

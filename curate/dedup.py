@@ -15,7 +15,8 @@ from joblib import Parallel, delayed
 from PIL import Image
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
-from curate.copies import VIEWS, Look, look_at, same_photograph, to_gray, view_hashes
+from curate.cache import RowCache
+from curate.copies import VIEWS, VIEWS_VERSION, Look, look_at, same_photograph, to_gray, view_hashes
 from curate.images import ImageError, open_rgb
 from curate.manifest import CurateError, require_columns
 
@@ -88,7 +89,7 @@ def find_copies(
     names, ids, rank = manifest["file_name"].tolist(), manifest["image_id"].to_numpy(dtype=object), _rank(manifest)
     new = np.ones(len(manifest), bool) if new_ids is None else manifest["image_id"].isin(new_ids).to_numpy()
     with _one_thread_each():
-        views, known, broken = _hash_all(names, root, jobs, progress)
+        views, known, broken = _hash_all(manifest, root, jobs, progress)
         views[:, 0, 0] = _given_hashes(manifest, views[:, 0, 0])
         found = _candidates(views, known, not verify, rank, max_distance)
         found = found[new[found["a"]] | new[found["b"]]]
@@ -173,17 +174,29 @@ def _one_thread_each() -> Iterator[None]:
 
 
 def _hash_all(
-    names: list[str], root: Path, jobs: int, progress: Progress | None
+    manifest: pd.DataFrame, root: Path, jobs: int, progress: Progress | None
 ) -> tuple[np.ndarray, np.ndarray, dict[int, str]]:
-    """Views (n, v, 2) uint64, known (n, v) bool, and row -> cause for what does not open."""
-    results = _map(lambda name: _hash_one(root, name), names, "hashes", jobs, progress)
-    broken = {row: result for row, result in enumerate(results) if isinstance(result, str)}
-    width = len(VIEWS) + 1
-    views, known = np.zeros((len(names), width, 2), np.uint64), np.zeros((len(names), width), bool)
-    for row, result in enumerate(results):
-        if not isinstance(result, str):
-            views[row], known[row] = result
-    return views, known, broken
+    """Views (n, v, 2) uint64, known (n, v) bool, and row -> cause for what does not open; cached by sha256."""
+    names, width = manifest["file_name"].tolist(), len(VIEWS) + 1
+    keys = manifest["sha256"].fillna("").tolist() if "sha256" in manifest else [""] * len(names)
+    kept = RowCache(root / "cache" / f"views-{VIEWS_VERSION}")
+    todo = [row for row, key in enumerate(keys) if key not in kept]
+    rows = np.zeros((len(names), width, 3), np.uint64)  # hash, hash of the mirror image, whether there is such a view
+    broken: dict[int, str] = {}
+    for row, result in zip(
+        todo, _map(lambda row: _hash_one(root, names[row]), todo, "hashes", jobs, progress), strict=True
+    ):
+        if isinstance(result, str):
+            broken[row] = result
+            continue
+        rows[row, :, :2], rows[row, :, 2] = result
+        if keys[row]:
+            kept.append([keys[row]], rows[row : row + 1])
+    kept.flush()
+    old = [row for row in range(len(names)) if row not in set(todo)]
+    if old:
+        rows[old] = kept.take([keys[row] for row in old])
+    return rows[..., :2].copy(), rows[..., 2].astype(bool), broken
 
 
 def _hash_one(root: Path, name: str) -> tuple[np.ndarray, np.ndarray] | str:

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from curate.audit import Heads, audit
-from curate.balance import Balanced, balance
+from curate.balance import Balanced, balance, undecided
 from curate.console import Bars
 from curate.dedup import find_copies, mark_duplicates
 from curate.ledger import Ledger
@@ -62,32 +62,44 @@ class Model:
         progress = partial(self.progress, "embeddings")
         return features.embed(manifest, self.root, self.backbone, cache=self.root / "cache", progress=progress)
 
-    def explain(self, manifest: pd.DataFrame, heads: Heads, target: np.ndarray) -> np.ndarray:
-        """(n, 56, 56) heatmaps in [0, 1] of the target class by the model that has not seen the image, or NaN."""
+    def explain(
+        self, manifest: pd.DataFrame, heads: Heads, target: np.ndarray, *, only: set[str] | None = None
+    ) -> np.ndarray:
+        """(n, 56, 56) heatmaps in [0, 1] of the target class by the model that has not seen the image, or NaN.
+
+        With `only`, of these `image_id` alone.
+        """
         explain = optional("classify.explain", "classify")
+        fold = heads.fold if only is None else np.where(manifest["image_id"].isin(only), heads.fold, -1)
         out = self.root / "cache" / "heatmaps"
         progress = partial(self.progress, "heatmaps")
         return explain.explain_heads(
-            manifest, self.root, self.backbone, heads.weights, heads.fold, target, out, progress=progress
+            manifest, self.root, self.backbone, heads.weights, fold, target, out, progress=progress
         )
 
 
 class Copies:
     """The verified pairs of a growing table: each image is compared when it is first seen."""
 
-    def __init__(self, root: Path, progress: Bars) -> None:
+    def __init__(self, manifest: pd.DataFrame, root: Path, progress: Bars) -> None:
+        """What `curate dedup` has been through is not compared again: its links stand in the manifest."""
         self.root, self.progress = root, progress
-        self.seen: set[str] = set()
+        self.seen = set(manifest["image_id"]) if "duplicate_of" in manifest else set[str]()
         self.pairs = pd.DataFrame()
 
-    def of(self, manifest: pd.DataFrame) -> pd.DataFrame:
-        """All verified pairs of the table."""
+    def new_of(self, manifest: pd.DataFrame) -> pd.DataFrame:
+        """The verified pairs of all images that came since."""
         new = set(manifest["image_id"]) - self.seen
-        if new:
+        if new or self.pairs.empty:
             fresh = find_copies(manifest, self.root, new_ids=new, progress=self.progress)
             self.pairs = pd.concat([self.pairs, fresh], ignore_index=True)
             self.seen |= new
         return self.pairs
+
+    def links(self, manifest: pd.DataFrame) -> pd.DataFrame:
+        """All links of a marked table, columns `first` and `second`: for the split."""
+        marked = [manifest[["image_id", column]].dropna() for column in ("duplicate_of", "label_conflict")]
+        return pd.concat([self.pairs, *(link.set_axis(["first", "second"], axis=1) for link in marked)])
 
 
 def rebalance(
@@ -105,7 +117,7 @@ def rebalance(
 ) -> tuple[Balanced, dict[str, str]]:
     """Run `balance` on the real sources, model and ledger; with the problems that the sources had."""
     standing = ledger.standing()
-    copies = Copies(root, progress)
+    copies = Copies(manifest, root, progress)
     problems: dict[str, str] = {}
 
     def gather(wanted: Mapping[str, int]) -> pd.DataFrame:
@@ -115,18 +127,25 @@ def rebalance(
             problems.update(scrape(recipe, numbers, root=root, ledger=ledger, progress=progress).problems)
         return collected(ledger, recipe.labels)
 
-    def enrich(table: pd.DataFrame, heatmaps: bool = False) -> pd.DataFrame:
-        table = mark_duplicates(table, copies.of(table))
-        explain = model.explain if heatmaps else None
-        return audit(
-            table, standing, root=root, embed=model.embed, explain=explain, jobs=jobs, seed=seed, progress=progress
-        )
+    def enrich(table: pd.DataFrame) -> pd.DataFrame:
+        table = mark_duplicates(table, copies.new_of(table))
+        return audit(table, standing, root=root, embed=model.embed, jobs=jobs, seed=seed, progress=progress)
 
     result = balance(
         manifest, standing, recipe.labels, target=target, unattended=unattended, gather=gather, enrich=enrich
     )
     if not unattended and any(result.fetched.values()):
-        result.manifest = enrich(result.manifest, heatmaps=True)
+        waiting = set(undecided(result.manifest)["image_id"])
+        result.manifest = audit(
+            result.manifest,
+            standing,
+            root=root,
+            embed=model.embed,
+            explain=partial(model.explain, only=waiting),
+            jobs=jobs,
+            seed=seed,
+            progress=progress,
+        )
     if not result.short or min(result.accepted.values()) > 2:
-        result.manifest = split(result.manifest, seed=seed, copies=copies.of(result.manifest))
+        result.manifest = split(result.manifest, seed=seed, copies=copies.links(result.manifest))
     return result, problems

@@ -40,7 +40,7 @@ def decided(tmp_path, *decisions: Decision) -> pd.DataFrame:
 
 
 def test_with_enough_supply_every_class_ends_at_exactly_the_target(tmp_path):
-    held = pd.concat([images("oak", [0.1] * 3 + [0.9] * 3), images("elm", [0.2] * 9)], ignore_index=True)
+    held = pd.concat([images("oak", [0.1] * 3 + [0.9] * 3), images("elm", [0.15] * 9)], ignore_index=True)
     world = World(held, {"oak": [0.9, 0.1] * 20, "elm": []})
     result = run(world, decided(tmp_path, Decision("oak0", "accept")), ("oak", "elm"))
     assert result.accepted == {"oak": 5, "elm": 5}

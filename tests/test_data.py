@@ -9,7 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
-from classify.data import RowCache, augment, batches, check_rows, load_pixels, prefetched, rotate, split_rows, to_input
+from classify.data import augment, batches, check_rows, load_pixels, prefetched, rotate, split_rows, to_input
+from curate.cache import RowCache
 from curate.images import inspect, store
 from curate.manifest import CurateError, write_manifest
 

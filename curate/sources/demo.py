@@ -380,7 +380,7 @@ def _tint(label: str) -> Colour:
 def _exposed(rgb: np.ndarray) -> np.ndarray:
     """As a camera's automatic exposure: the brightest tenth of the picture is at least a light grey."""
     bright = float(np.percentile(rgb[::4, ::4].mean(axis=2), 90))
-    return rgb * np.float32(max(1.0, 0.62 / max(bright, 0.2)))
+    return rgb * np.float32(max(1.0, 0.68 / max(bright, 0.2)))
 
 
 def _badly_lit(detail: str, rng: np.random.Generator, rgb: np.ndarray) -> np.ndarray:

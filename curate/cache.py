@@ -1,0 +1,67 @@
+"""What was computed of an image, kept by its content: delete `cache/` at any time, and it is made again."""
+
+import json
+import logging
+import os
+from pathlib import Path
+
+import numpy as np
+
+from curate.manifest import replacing
+
+log = logging.getLogger("curate")
+CHUNK = 256  # rows of a file
+
+
+class RowCache:
+    """Arrays of one shape by text key, in append-only chunks: `<name>.npy` (memory-mapped) and its keys beside it.
+
+    A chunk counts from the moment its key file is there, so that a killed process leaves nothing half-written behind.
+    Two processes may append at once. A chunk that cannot be read is as if it were not there.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._where: dict[str, tuple[Path, int]] = {}
+        self._open: dict[Path, np.ndarray] = {}
+        self._pending: list[tuple[str, np.ndarray]] = []
+        for keys in sorted(folder.glob("*.json")):
+            self._read(keys)
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._where
+
+    def append(self, keys: list[str], rows: np.ndarray) -> None:
+        """Keep rows (n, ...) under their n keys; on disk after `flush`, which happens by itself every 256 rows."""
+        self._pending += zip(keys, rows, strict=True)
+        if len(self._pending) >= CHUNK:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what was appended; from then on it can be taken."""
+        if not self._pending:
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        path = self.folder / f"{os.urandom(8).hex()}.npy"
+        with replacing(path) as temporary, temporary.open("wb") as file:
+            np.save(file, np.stack([row for _, row in self._pending]))
+        with replacing(path.with_suffix(".json")) as temporary:
+            temporary.write_text(json.dumps([key for key, _ in self._pending]))
+        self._pending = []
+        self._read(path.with_suffix(".json"))
+
+    def take(self, keys: list[str]) -> np.ndarray:
+        """The rows of these keys, (n, ...); KeyError for a key that is not there."""
+        return np.stack([self._open[path][row] for path, row in map(self._where.__getitem__, keys)])
+
+    def _read(self, keys: Path) -> None:
+        path = keys.with_suffix(".npy")
+        try:
+            names = json.loads(keys.read_text())
+            rows = np.load(path, mmap_mode="r")
+        except (OSError, ValueError, EOFError) as error:
+            log.warning("%s: this part of the cache is damaged and is made again: %s", keys, error)
+            return
+        if len(names) == len(rows):
+            self._open[path] = rows
+            self._where.update({name: (path, row) for row, name in enumerate(names)})
