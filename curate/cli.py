@@ -289,11 +289,16 @@ def stats(manifest: Annotated[Path, typer.Argument(help="Manifest to read.")] = 
     """Count a manifest by class and status: curate stats manifests/balanced.csv"""
     from curate.console import print_table
     from curate.manifest import read_manifest
-    from curate.stats import counted, imbalance_ratio, summary
+    from curate.stats import counted, imbalance_ratio, rejections, summary
 
-    counts = summary(read_manifest(manifest))
+    table = read_manifest(manifest)
+    counts = summary(table)
     cells = counts.map(lambda n: f"{n:.3g}" if isinstance(n, float) else str(n))
     print_table(("class", *counts), [(label, *row) for label, row in zip(counts.index, cells.to_numpy(), strict=True)])
+    if table["status"].eq("rejected").any() and "reason" in table:
+        reasons = rejections(table)
+        rows = [(reason, *map(str, row)) for reason, row in zip(reasons.index, reasons.to_numpy(), strict=True)]
+        print_table(("rejected for", *reasons), rows)
     typer.echo(f"imbalance ratio {imbalance_ratio(counts):.3g} (largest class over smallest, {counted(counts)} images)")
 
 

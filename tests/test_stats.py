@@ -1,6 +1,6 @@
 import pandas as pd
 
-from curate.stats import imbalance_ratio, summary
+from curate.stats import imbalance_ratio, rejections, summary
 
 
 def test_classes_are_counted_by_status_and_reason():
@@ -18,11 +18,11 @@ def test_classes_are_counted_by_status_and_reason():
         "accepted": 2,
         "rejected": 1,
         "duplicate": 0,
-        "rejected: overlay": 1,
         "weight": 1.0,
     }
     assert counts.loc["elm", "weight"] == 2.0
     assert imbalance_ratio(counts) == 2.0
+    assert rejections(manifest).to_dict() == {"oak": {"overlay": 1}}
 
 
 def test_before_any_review_the_candidates_are_weighed():
