@@ -15,6 +15,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 
+from curate.sources import demo
 from tests.web import pages
 
 BING = ("ok", "bad_json", "short", "repeated", "blocked", "403", "rate_limited", "empty", "changed", "down")
@@ -203,16 +204,12 @@ def folder_photos(root: Path) -> dict[str, list[Photo]]:
 
 def demo_photos(labels: Iterable[str], per_class: int, seed: int) -> dict[str, list[Photo]]:
     """Photos that the source `demo` renders when they are asked for; named `label/0000` and so on."""
-    return {
-        label: [Photo(f"{label}/{index:04d}", partial(_render, label, index, seed)) for index in range(per_class)]
-        for label in labels
-    }
+    return {label: [_rendered(label, index, seed) for index in range(per_class)] for label in labels}
 
 
-def _render(label: str, index: int, seed: int) -> bytes:
-    from curate.sources import demo
-
-    return demo.render(label, index, seed)[0]
+def _rendered(label: str, index: int, seed: int) -> Photo:
+    title = demo.truth(label, index, seed).title
+    return Photo(f"{label}/{index:04d}", lambda: demo.render(label, index, seed)[0], title)
 
 
 def _number(text: str) -> int:
