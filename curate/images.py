@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageOps
 
-from curate.manifest import CurateError, is_inside, replacing
+from curate.manifest import CurateError, is_inside, is_leftover, replacing
 
 FORMATS = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp", "GIF": "gif", "BMP": "bmp", "TIFF": "tif", "MPO": "jpg"}
 OPENED = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")  # MPO is a JPEG with more behind it
@@ -58,6 +58,13 @@ def store(root: Path, data: bytes, picture: Picture) -> str:
         with replacing(path) as temporary:
             temporary.write_bytes(data)
     return name
+
+
+def remove_leftovers(root: Path) -> None:
+    """Delete what processes that were killed had half written."""
+    for path in (root / "images").glob("*/.*.tmp"):
+        if is_leftover(path):
+            path.unlink(missing_ok=True)
 
 
 def locate(root: Path, file_name: str) -> Path:

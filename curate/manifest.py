@@ -2,6 +2,7 @@
 
 import os
 import re
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
@@ -166,8 +167,11 @@ def write_manifest(table: pd.DataFrame, path: Path) -> None:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary file beside `path` to write; it takes the place of `path` at the end, or is gone on an error."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{os.urandom(4).hex()}.tmp")
+    """A temporary file beside `path` to write; it takes the place of `path` at the end, or is gone on an error.
+
+    What a killed process leaves behind, `is_leftover` recognises.
+    """
+    temporary = path.with_name(f".{path.name}~{socket.gethostname()}~{os.getpid()}~{os.urandom(4).hex()}.tmp")
     try:
         yield temporary
         with temporary.open("rb") as file:
@@ -175,6 +179,20 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def is_leftover(path: Path) -> bool:
+    """Whether this is a temporary file of a process of this machine that is no more."""
+    parts = path.name.split("~")
+    if len(parts) != 4 or not path.name.endswith(".tmp") or parts[1] != socket.gethostname():
+        return False
+    try:
+        os.kill(int(parts[2]), 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        return False  # it lives, and is somebody else's
+    return False
 
 
 def require_columns(manifest: pd.DataFrame, *columns: str, made_by: str) -> None:

@@ -19,7 +19,7 @@ import pandas as pd
 import requests
 
 from curate.dedup import phash
-from curate.images import ImageError, Picture, inspect, store
+from curate.images import ImageError, Picture, inspect, remove_leftovers, store
 from curate.ledger import Ledger
 from curate.manifest import COLUMNS, CurateError
 from curate.recipe import Recipe
@@ -79,6 +79,7 @@ def scrape(
         raise CurateError(f"no source {', '.join(unknown)}. There are {', '.join(SOURCES)}.")
     if unknown := sorted(set(wanted) - set(recipe.labels)):
         raise CurateError(f"no class {', '.join(unknown)} in recipe {recipe.name}. It has {', '.join(recipe.labels)}.")
+    remove_leftovers(root)
     _fetch_lost_files_again(root, ledger, recipe.labels)
     collection = Collection({}, dict(wanted))
     with ExitStack() as stack:

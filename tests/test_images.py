@@ -1,12 +1,16 @@
 import io
+import os
+import socket
 import struct
+import subprocess
+import sys
 import zlib
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from curate.images import ImageError, decode, inspect, locate, store
+from curate.images import ImageError, decode, inspect, locate, remove_leftovers, store
 from curate.manifest import CurateError
 
 
@@ -35,6 +39,24 @@ def test_bytes_are_stored_as_they_came_once(tmp_path):
     assert store(tmp_path, data, picture) == name
     assert (tmp_path / name).read_bytes() == data
     assert len([p for p in tmp_path.rglob("*") if p.is_file()]) == 1
+
+
+def test_what_a_killed_process_had_half_written_is_removed_and_what_a_living_one_writes_is_not(tmp_path):
+    folder = tmp_path / "images" / "ab"
+    folder.mkdir(parents=True)
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    here = socket.gethostname()
+    for name in (
+        f".a.jpg~{here}~{gone.pid}~0.tmp",
+        f".b.jpg~{here}~{os.getpid()}~0.tmp",
+        ".c.jpg~other~1~0.tmp",
+        "d.jpg",
+    ):
+        (folder / name).write_bytes(b"half")
+    remove_leftovers(tmp_path)
+    left = sorted(path.name for path in folder.iterdir())
+    assert left == sorted([f".b.jpg~{here}~{os.getpid()}~0.tmp", ".c.jpg~other~1~0.tmp", "d.jpg"])
 
 
 def test_the_exif_orientation_is_applied():

@@ -107,7 +107,7 @@ def own_server(tmp_path) -> Iterator[Server]:
         running.stop()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def chromium() -> Iterator["object"]:
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     if not CHROMIUM:
@@ -118,7 +118,7 @@ def chromium() -> Iterator["object"]:
         browser.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def profile(chromium):
     """One browser profile for all tests, so that Streamlit's own files are loaded once."""
     context = chromium.new_context(viewport={"width": 1280, "height": 720}, reduced_motion="reduce")
