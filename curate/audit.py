@@ -16,6 +16,7 @@ from sklearn.model_selection import StratifiedKFold
 from sklearn.preprocessing import StandardScaler
 
 from curate.artifacts import MEASURES_VERSION, artifact_score, flags, measure_file
+from curate.images import require_images
 from curate.manifest import replacing
 from curate.screen import crowd_distance, reject_probability, suspicion
 
@@ -105,7 +106,11 @@ def measure_all(
     """Artifact measures, indexed as the manifest, and (n, 56, 56) foreground masks; cached by content.
 
     Done in chunks, each written when it is ready: a run that is killed loses one chunk at most.
+
+    Raises:
+        CurateError: an image of the manifest is not there.
     """
+    require_images(root, manifest["file_name"])
     folder = root / "cache" / f"measures-{MEASURES_VERSION}"
     known = _read_cache(folder)
     todo = manifest[~manifest["sha256"].isin(known)]

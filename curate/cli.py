@@ -80,6 +80,7 @@ def scrape(
     from curate.scrape import scrape as run
 
     plan = choose_recipe(recipe, source, folder, mirror)
+    typer.echo(f"recipe {plan.name}: {', '.join(plan.labels)}; sources {', '.join(plan.sources)}", err=True)
     with Ledger(ledger_url(ledger, data)) as book, progress_bars() as progress:
         result = run(plan, dict.fromkeys(plan.labels, per_class), root=data, ledger=book, progress=progress)
         table = collected(book, plan.labels)
@@ -226,6 +227,7 @@ def balance(
     from curate.wiring import Model, rebalance, refuse_unknown_labels
 
     plan = choose_recipe(recipe, source, folder, mirror)
+    typer.echo(f"recipe {plan.name}: {', '.join(plan.labels)}; sources {', '.join(plan.sources)}", err=True)
     table = read_manifest(manifest)
     require_columns(table, "status", "suspicion", made_by="curate audit")
     refuse_unknown_labels(table, plan, manifest)

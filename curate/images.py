@@ -3,6 +3,7 @@
 import hashlib
 import io
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -82,6 +83,19 @@ def locate(root: Path, file_name: str) -> Path:
             "`curate scrape` fetches what is missing again."
         )
     return path
+
+
+def require_images(root: Path, file_names: Iterable[str]) -> None:
+    """Raise a `CurateError` that names the first image of a manifest that is missing or outside the data root."""
+    problems = []
+    for name in file_names:
+        try:
+            locate(root, name)
+        except CurateError as error:
+            problems.append(str(error))
+    if problems:
+        more = f" ({len(problems) - 1} more images like it)" if len(problems) > 1 else ""
+        raise CurateError(problems[0] + more)
 
 
 def open_rgb(root: Path, file_name: str) -> Image.Image:

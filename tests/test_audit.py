@@ -5,6 +5,7 @@ import pytest
 from curate.audit import audit, cross_predict, energy_outside, measure_all, peak_distance
 from curate.images import inspect, store
 from curate.ledger import Decision, Ledger
+from curate.manifest import CurateError
 from tests.pictures import jpeg
 
 
@@ -101,6 +102,14 @@ def test_the_audit_adds_its_columns_and_keeps_every_row(stored):
     rejected = unseen.groupby("label")["reject_probability"].mean()
     assert rejected["oak"] > 0.6 > 0.4 > rejected["elm"]
     assert (audited["suspicion"] == audited["reject_probability"]).all()
+
+
+def test_an_image_deleted_since_is_named_even_when_it_was_measured_before(stored):
+    table, root = stored
+    measure_all(table, root, 1)
+    (root / table["file_name"][5]).unlink()
+    with pytest.raises(CurateError, match=f"{table['file_name'][5]}: no such image"):
+        measure_all(table, root, 1)
 
 
 def test_measures_are_made_once_and_an_image_that_does_not_open_is_a_row(stored):

@@ -153,13 +153,6 @@ def test_a_missing_manifest_recipe_or_typo_is_a_clear_error(place, capsys):
     assert "unknown key 'min_sied'" in fails(capsys, "scrape")
 
 
-def test_an_image_deleted_since_is_named(place, capsys):
-    name = read_manifest(place / "manifests" / "audited.csv")["file_name"][1]
-    (place / "data" / name).unlink()
-    said = fails(capsys, "split", "manifests/audited.csv")
-    assert name in said or "accepted" in said
-
-
 def test_init_writes_a_recipe_and_says_what_comes_next(place, capsys):
     works("init", "igneous")
     assert "curate scrape --per-class 100" in capsys.readouterr().out
