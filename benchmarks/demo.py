@@ -43,7 +43,9 @@ def main() -> None:
     start = time.perf_counter()
     figures = run_loop(options.home, options.quick)
     figures["seconds"] = round(time.perf_counter() - start, 1)
-    print(f"\n{figures['seconds']:.0f} seconds in all; everything is in {options.home}/")
+    home = options.home
+    print(f"\n{figures['seconds']:.0f} seconds in all. To look at: {home}/runs/balanced/report.html; the review page:")
+    print(f".venv/bin/curate review {home}/balanced.csv --data {home}/data")
     print(json.dumps(figures))
 
 

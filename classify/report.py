@@ -73,7 +73,10 @@ def run_page(name: str, metrics: dict[str, Any], config: dict[str, Any], run: Pa
         f"macro precision {val['macro_precision']:.2%}.",
         f"Chance: accuracy {val['chance_accuracy']:.2%}, loss {val['chance_loss']:.3f}. "
         f"Best epoch {metrics['best_epoch']} of {metrics['epochs_run']}, by validation macro-F1.",
-        f"Images by split and class: {metrics['counts']}.",
+        *(
+            f"Images in {part}: {', '.join(f'{label} {n}' for label, n in counts.items())}."
+            for part, counts in metrics["counts"].items()
+        ),
     ]
     if metrics["unreadable"]:
         sentences.append(f"Left out because they do not open: {', '.join(metrics['unreadable'])}.")
