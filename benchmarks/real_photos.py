@@ -95,6 +95,8 @@ class Bench:
             "decisions": decisions,
             "kept_purity": round(float(self._keepers(kept).mean()), 4),
             "kept_purity_undoubtful": round(float(self._keepers(kept[~self._doubtful(kept)]).mean()), 4),
+            "kept_by_screen": int((kept["reviewer"] == "screen").sum()),
+            "kept_by_screen_purity": round(float(self._keepers(kept[kept["reviewer"] == "screen"]).mean()), 4),
             "per_class": kept["label"].value_counts().to_dict(),
             "full": full,
             **accuracy,
