@@ -217,6 +217,7 @@ class _State:
 
     @classmethod
     def resumed(cls, run_dir: Path, config: TrainConfig, data: Data) -> "_State":
+        """As it was after the last epoch that was kept; CurateError if the file is damaged."""
         try:
             saved = torch.load(run_dir / "last.pt", weights_only=True, map_location=pick_device())
             model = build(config.arch, len(data.classes), weights="none", dropout=config.dropout)

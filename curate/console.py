@@ -18,6 +18,9 @@ from rich.table import Table
 from rich.text import Text
 
 
+FEW = 40  # with fewer things to do than this, a log has one line, at the end
+
+
 @contextmanager
 def progress_bars() -> Iterator["Bars"]:
     """Bars on a terminal; in a log one plain line for each quarter of the way."""
@@ -45,7 +48,7 @@ class Bars:
             self.bars.update(self.tasks[what], completed=done, total=total)
             return
         quarter = 4 * done // total if total else 4
-        if self.quarters.get(what, 0) != quarter:
+        if self.quarters.get(what, 0) != quarter and (total >= FEW or done == total):
             self.quarters[what] = quarter
             self.console.print(f"{what}: {done} of {total}", highlight=False)
 

@@ -4,6 +4,7 @@ import socketserver
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from functools import partial
 
 Answer = bytes | Callable[[], Iterable[bytes]]
@@ -79,9 +80,8 @@ class _Handler(socketserver.StreamRequestHandler):
         headers = dict(line.lower().split(": ", 1) for line in lines[1:])
         found = self.web.arrive(lines[0].split()[1], headers)
         try:
-            for piece in [found] if isinstance(found, bytes) else found():
-                self.wfile.write(piece)
-        except ConnectionError:
-            pass  # the client hung up, which is what many tests want
+            with suppress(ConnectionError):  # the client hangs up, which is what many tests are about
+                for piece in [found] if isinstance(found, bytes) else found():
+                    self.wfile.write(piece)
         finally:
             self.web.leave()
