@@ -17,7 +17,6 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-
 FEW = 40  # with fewer things to do than this, a log has one line, at the end
 
 

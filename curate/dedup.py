@@ -3,9 +3,8 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
-from itertools import pairwise
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import cv2
 import imagehash
@@ -17,6 +16,7 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from curate.cache import RowCache
 from curate.copies import VIEWS, VIEWS_VERSION, Look, look_at, same_photograph, to_gray, view_hashes
+from curate.hamming import Groups, cross, group, near
 from curate.images import ImageError, open_rgb
 from curate.manifest import CurateError, require_columns
 
@@ -24,19 +24,9 @@ MAX_DISTANCE = 12
 NEAREST = 12  # candidates of one image that are verified, nearest first: keeps the time linear
 LAY_DISTANCE = 6  # bits within which pictures without enough points are compared as they lie
 PAIR_COLUMNS = {"first": "str", "second": "str", "distance": "Int64", "check": "str", "flipped": "bool"}
-_CHUNK = 2_000_000  # comparisons of hashes held at once
 
 Progress = Callable[[str, int, int], None]
 Known = dict[int, dict[int, str]]  # row -> row of a verified copy -> what the verification saw
-
-
-class Groups(NamedTuple):
-    """Images by hash: those of `hashes[k]` are `images[start[k] : start[k] + size[k]]`, the best image first."""
-
-    hashes: np.ndarray
-    images: np.ndarray
-    start: np.ndarray
-    size: np.ndarray
 
 
 def phash(image: Image.Image) -> str:
@@ -99,23 +89,6 @@ def find_copies(
     failures = [{"first": ids[row], "check": cause, "flipped": False} for row, cause in broken.items() if new[row]]
     rows = pairs.to_dict("records") + failures
     return pd.DataFrame(rows, columns=list(PAIR_COLUMNS)).astype(PAIR_COLUMNS)
-
-
-def pairs_within(bits: np.ndarray, radius: int) -> np.ndarray:
-    """All pairs of 64-bit hashes within a Hamming distance, exactly.
-
-    Args:
-        bits: (n,) uint64.
-        radius: bits.
-
-    Returns:
-        (m, 2) int, each row i < j, sorted. Equal hashes are searched once, however many there are.
-    """
-    groups = _group(bits, np.arange(len(bits)), np.arange(len(bits)))
-    i, j, _ = _near(groups.hashes, groups.hashes, radius)
-    a, b, _ = _cross(i, j, groups, groups, most=len(bits))
-    pairs = np.unique(np.stack([a[a < b], b[a < b]], axis=1), axis=0)
-    return pairs.reshape(-1, 2)
 
 
 def mark_duplicates(manifest: pd.DataFrame, pairs: pd.DataFrame) -> pd.DataFrame:
@@ -242,8 +215,8 @@ def _candidates(views: np.ndarray, known: np.ndarray, whole: bool, rank: np.ndar
     tables = []
     for flipped in (0, 1):
         questions = _group_views(views[:, asked, flipped], known[:, asked], rank)
-        i, j, distance = _near(questions.hashes, answers.hashes, radius)
-        a, b, pair = _cross(i, j, questions, answers, most=NEAREST + 1)
+        i, j, distance = near(questions.hashes, answers.hashes, radius)
+        a, b, pair = cross(i, j, questions, answers, most=NEAREST + 1)
         tables.append(pd.DataFrame({"a": a, "b": b, "distance": distance[pair], "flipped": bool(flipped)}))
     table = pd.concat(tables, ignore_index=True)
     table = table[table["a"] != table["b"]]
@@ -287,81 +260,7 @@ def _verified(
 def _group_views(views: np.ndarray, known: np.ndarray, rank: np.ndarray) -> Groups:
     """(n, v) uint64 and bool: the images by the hashes of their known views."""
     image, _ = np.nonzero(known)
-    return _group(views[known], image, rank)
-
-
-def _group(bits: np.ndarray, image: np.ndarray, rank: np.ndarray) -> Groups:
-    hashes, which = np.unique(bits, return_inverse=True)
-    member = np.unique(np.stack([which, rank[image], image], axis=1), axis=0)  # sorted: by hash, the best first
-    count = np.bincount(member[:, 0], minlength=len(hashes))
-    return Groups(hashes, member[:, 2], np.cumsum(count) - count, count)
-
-
-def _near(a: np.ndarray, b: np.ndarray, radius: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Index pairs (i, j) with a[i] and b[j] within `radius` bits, and the distance: (m,) each, in no order.
-
-    Multi-index hashing (Norouzi et al., CVPR 2012): of `bands` bands of the hash one differs in at most
-    radius // bands bits, so that looking up those flips of every band misses nothing.
-    """
-    bands = max(4, radius // 3 + 1)
-    if bands > 16:  # too wide for bands to help
-        return _collect(_every_pair(len(a), len(b)), a, b, radius)
-    return _collect(_in_shared_bands(a, b, bands, radius // bands), a, b, radius)
-
-
-def _collect(
-    chunks: Iterator[tuple[np.ndarray, np.ndarray]], a: np.ndarray, b: np.ndarray, radius: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    keys = [np.zeros(0, np.int64)]
-    for i, j in chunks:
-        near = np.bitwise_count(a[i] ^ b[j]) <= radius
-        keys.append(i[near] * len(b) + j[near])
-    i, j = np.divmod(np.unique(np.concatenate(keys)), max(len(b), 1))
-    return i, j, np.bitwise_count(a[i] ^ b[j]).astype(int)
-
-
-def _every_pair(n: int, m: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    step = max(1, _CHUNK // max(m, 1))
-    for start in range(0, n, step):
-        i, j = np.meshgrid(np.arange(start, min(start + step, n)), np.arange(m), indexing="ij")
-        yield i.ravel(), j.ravel()
-
-
-def _in_shared_bands(a: np.ndarray, b: np.ndarray, bands: int, flips: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Index pairs that differ in at most `flips` bits of one of the bands; some more than once."""
-    edges = np.linspace(0, 64, bands + 1).astype(int)
-    for low, high in pairwise(edges):
-        mask = np.uint64((1 << int(high - low)) - 1)
-        key_a, key_b = ((bits >> np.uint64(low) & mask).astype(np.int64) for bits in (a, b))
-        order, count = np.argsort(key_b, kind="stable"), np.bincount(key_b, minlength=int(mask) + 1)
-        start = np.cumsum(count) - count
-        patterns = np.arange(int(mask) + 1)
-        for flip in patterns[np.bitwise_count(patterns) <= flips]:
-            for i, k in _spans(count[key_a ^ flip]):
-                yield i, order[start[key_a[i] ^ flip] + k]
-
-
-def _spans(count: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """For each n of `count` its index and 0 to n - 1, in pieces of about _CHUNK."""
-    index = np.flatnonzero(count)
-    total = np.cumsum(count[index])
-    cuts = np.searchsorted(total, np.arange(_CHUNK, total[-1] if len(total) else 0, _CHUNK))
-    for piece in np.split(index, np.unique(cuts)):
-        n = count[piece]
-        yield np.repeat(piece, n), np.arange(n.sum()) - np.repeat(np.cumsum(n) - n, n)
-
-
-def _cross(i: np.ndarray, j: np.ndarray, a: Groups, b: Groups, most: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The images behind pairs of hashes, and of which pair: all of one side with the `most` best of the other."""
-    sides = [(a.size[i], np.minimum(b.size[j], most)), (np.minimum(a.size[i], most), b.size[j])]
-    out = []
-    for n, m in sides:
-        pair = np.repeat(np.arange(len(i)), n * m)
-        place = np.arange(len(pair)) - np.repeat(np.cumsum(n * m) - n * m, n * m)
-        of_a, of_b = a.start[i][pair] + place // m[pair], b.start[j][pair] + place % m[pair]
-        out.append((a.images[of_a], b.images[of_b], pair))
-    first, second, pair = (np.concatenate(column) for column in zip(*out, strict=True))
-    return first, second, pair
+    return group(views[known], image, rank)
 
 
 def _rank(manifest: pd.DataFrame) -> np.ndarray:

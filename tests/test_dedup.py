@@ -8,7 +8,8 @@ import pandas as pd
 import pytest
 from PIL import Image, ImageDraw, ImageEnhance, ImageOps
 
-from curate.dedup import find_copies, mark_duplicates, pairs_within, phash
+from curate.dedup import find_copies, mark_duplicates, phash
+from curate.hamming import pairs_within
 from curate.manifest import CurateError
 
 REAL = Path(__file__).parents[2] / "shared" / "data" / "rocks"
