@@ -3,10 +3,10 @@
     python -m benchmarks.real_photos --decisions 160
 
 Serves a folder of real photos (web/<class>/) by a loopback Bing and runs scrape, dedup, audit, decide, balance and
-train on it. The reviewer judges as many images as asked, as many in each class, those first that look surest to be
-good (to fill the classes soon), ten a class before the screen learns from them; the rest is left to the screen. Some
-keepers that no doubt attaches to are held back from the search: the test set of the training before and after,
-together with the photos of another source where a class has them (web2/<class>/).
+train on it. The reviewer judges as many images as asked, as many in each class: ten a class by chance, then, ten a
+class at a time, those that look surest to be good, so that the classes fill soon; the screen learns in between, and the
+rest is left to it. Some keepers that no doubt attaches to are held back from the search: the test set of the training
+before and after, together with the photos of another source where a class has them (web2/<class>/).
 """
 
 import argparse
@@ -144,14 +144,16 @@ class Bench:
         return (self.truth["doubtful"].reindex(table["image_id"]) == 1).to_numpy()
 
     def _decide(self) -> int:
-        """The reviewer judges a few of each class, least suspicious first; the screen learns; and so on."""
+        """The reviewer judges a few of each class, by chance first, then the least suspicious; the screen learns."""
         step, judged = self.step, set[str]()
         per_class = self.options.decisions // len(self.labels)
         while per_class * len(self.labels) > len(judged):
             table = read_manifest(self.home / "audited.csv")
             waiting = table[(table["status"] == "candidate") & ~table["image_id"].isin(judged)]
             number = min(AT_ONCE, per_class - len(judged) // len(self.labels))
-            chosen = waiting.sort_values("suspicion", kind="stable").groupby("label").head(number)["image_id"]
+            order = waiting.sample(frac=1, random_state=self.options.seed)
+            order = order.sort_values("suspicion", kind="stable") if judged else order
+            chosen = order.groupby("label").head(number)["image_id"]
             known = self.truth.loc[chosen, ["verdict", "reason"]].reset_index(names="image_id")
             known.to_csv(self.home / "verdicts.csv", index=False)
             audited = step.path("audited.csv")

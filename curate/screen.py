@@ -2,11 +2,13 @@
 
 Measured on 1,050 scraped rock photos with an expert's verdicts (MobileNetV2 embeddings, learning on random decisions in
 three classes, judging the fourth): AUROC 0.93 after 40 decisions, 0.95 after 160; `crowd_distance`, which needs no
-decision, 0.83.
+decision, 0.83. Where the first 40 decisions are the 40 most suspicious images, what is learnt from them alone gives
+0.74 on the rest, and 0.84 mixed with the crowd distance.
 """
 
 import numpy as np
 import pandas as pd
+import scipy.stats
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold, cross_val_predict
 from sklearn.neighbors import NearestNeighbors
@@ -14,14 +16,16 @@ from sklearn.preprocessing import normalize
 
 C = 20.0  # inverse L2 penalty: best of 5, 10, 20, 40 for AUROC and calibration together
 NEIGHBOURS = 60  # of 5, 10, 30, 60: the more the better, up to 6 % of the data set
+CROWD_DECISIONS = 5  # decisions of the rarer verdict that weigh as much as the crowd distance; of 0, 3, 5, 10
 LEAST_DECISIONS = 5  # of each verdict, before the screen says anything
 
 
 def reject_probability(embeddings: np.ndarray, rejected: np.ndarray) -> np.ndarray | None:
     """Probability that the reviewer rejects each image: (n, d) embeddings, (n,) verdicts -> (n,).
 
-    Logistic regression on root-normalised embeddings, with Platt's scaling of its cross-validated scores (Platt,
-    "Probabilistic outputs for support vector machines", 1999).
+    Logistic regression on root-normalised embeddings, mixed with `crowd_distance` as long as one of the verdicts is
+    rare, with Platt's scaling of the cross-validated scores (Platt, "Probabilistic outputs for support vector
+    machines", 1999).
 
     Args:
         embeddings: rows of NaN (images that do not open) get probability 1.
@@ -33,17 +37,22 @@ def reject_probability(embeddings: np.ndarray, rejected: np.ndarray) -> np.ndarr
     usable = np.isfinite(embeddings).all(axis=1)
     decided = usable & np.isfinite(rejected)
     verdicts = rejected[decided].astype(int)
-    if np.bincount(verdicts, minlength=2).min() < LEAST_DECISIONS:
+    rarer = np.bincount(verdicts, minlength=2).min()
+    if rarer < LEAST_DECISIONS:
         return None
     features = _root_normalised(embeddings[usable])
     model = LogisticRegression(C=C, max_iter=2000)
     folds = StratifiedKFold(5, shuffle=True, random_state=0)
     learned = features[decided[usable]]
     unseen_scores = cross_val_predict(model, learned, verdicts, cv=folds, method="decision_function")
-    platt = LogisticRegression().fit(unseen_scores[:, None], verdicts)
     scores = model.fit(learned, verdicts).decision_function(features)
+    weight, scale = rarer / (rarer + CROWD_DECISIONS), scores.std()
+    crowd = scipy.stats.zscore(crowd_distance(embeddings[usable]))
+    unseen = weight * unseen_scores / scale + (1 - weight) * crowd[decided[usable]]
+    platt = LogisticRegression().fit(unseen[:, None], verdicts)
     probability = np.ones(len(embeddings))
-    probability[usable] = platt.predict_proba(scores[:, None])[:, 1]
+    mixed = weight * scores / scale + (1 - weight) * crowd
+    probability[usable] = platt.predict_proba(mixed[:, None])[:, 1]
     return probability
 
 
