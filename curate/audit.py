@@ -17,7 +17,7 @@ from sklearn.preprocessing import StandardScaler
 
 from curate.artifacts import MEASURES_VERSION, artifact_score, flags, measure_file
 from curate.images import require_images
-from curate.manifest import replacing
+from curate.manifest import replacing, require_columns
 from curate.screen import crowd_distance, reject_probability, suspicion
 
 FOLDS = 5
@@ -110,6 +110,7 @@ def measure_all(
     Raises:
         CurateError: an image of the manifest is not there.
     """
+    require_columns(manifest, "sha256", "file_name", made_by="curate scrape")
     require_images(root, manifest["file_name"])
     folder = root / "cache" / f"measures-{MEASURES_VERSION}"
     known = _read_cache(folder)

@@ -67,6 +67,7 @@ def make_data(folder: Path, images: int) -> None:
         image_id = f"i{n:02}"
         Image.fromarray(np.full((56, 56), 200, np.uint8)).save(root / f"cache/heatmaps/{image_id}.png")
         row = {"image_id": image_id, "file_name": store(root, buffer.getvalue(), picture), "status": "candidate"}
+        row |= {"sha256": picture.sha256, "duplicate_of": None}
         model = {
             "predicted": "granite",
             "label_probability": 0.4,

@@ -4,8 +4,9 @@ import signal
 
 import pytest
 
+from curate.cli import main
 from curate.ledger import Ledger
-from curate.manifest import REASONS
+from curate.manifest import REASONS, read_manifest
 
 pytestmark = pytest.mark.browser
 READY = '.review[data-ready="true"]'
@@ -47,6 +48,27 @@ def test_accept_and_every_reason_go_to_the_ledger_and_the_next_image_comes(tab, 
     assert tab.locator(".mark").text_content() == "✓ All saved"
     assert tab.locator(".live").text_content().startswith("Rejected ")
     assert "low quality" in tab.locator(".last").text_content()
+
+
+def test_what_was_decided_stands_in_the_next_manifest(tab, own_server, tmp_path):
+    first = open_review(tab, own_server)
+    second = press(tab, "a", first)
+    third = press(tab, "3", second)
+    press(tab, "a", third)
+    tab.keyboard.press("u")
+    tab.wait_for_selector(f'{READY}{SAVED}[data-image="{third}"]')
+    (tmp_path / "contributed").mkdir()
+    classes = "".join(f'[[classes]]\nname = "{label}"\nqueries = ["rock"]\n' for label in ("basalt", "granite"))
+    (tmp_path / "r.toml").write_text(f'sources = ["folder"]\nfolder = "{tmp_path / "contributed"}"\n{classes}')
+    words = ["balance", tmp_path / "audited.csv", "--per-class", 2, "--recipe", tmp_path / "r.toml", "--jobs", 1]
+    words += ["--data", tmp_path / "data", "--ledger", own_server.ledger, "-o", tmp_path / "balanced.csv"]
+    with pytest.raises(SystemExit):
+        main([*map(str, words), "--arch", "small_cnn", "--weights", "none"])
+    balanced = read_manifest(tmp_path / "balanced.csv").set_index("image_id")
+    assert balanced.loc[[first, second, third], "status"].tolist() == ["accepted", "rejected", "candidate"]
+    assert balanced.loc[second, "reason"] == "multiple_objects"
+    assert balanced.loc[first, "reviewer"] == "ana"
+    assert balanced["status"].value_counts().to_dict() == {"candidate": 10, "accepted": 1, "rejected": 1}
 
 
 def test_the_buttons_do_what_the_keys_do(tab, server):
