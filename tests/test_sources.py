@@ -6,6 +6,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
+from curate.licenses import permits
 from curate.manifest import CurateError
 from curate.recipe import ImageClass, Recipe, Web
 from curate.sources import Answer, FetchError, Source, bing, folder, google
@@ -98,6 +99,92 @@ def test_a_bing_result_that_cannot_be_read_is_left_out():
     ]
     page = bing.read_page(bing_reply(*bad, good))
     assert [c.url for c in page.candidates] == ["https://a.example/1"]
+
+
+@pytest.mark.parametrize(
+    ("url", "taken"),
+    [
+        ("//a.example/rock.jpg", "https://a.example/rock.jpg"),
+        (" https://a.example/my rock \u2003.jpg\n", "https://a.example/my%20rock%20%E2%80%83.jpg"),
+        ("https://a.example/rock\u200bs.jpg", "https://a.example/rock%E2%80%8Bs.jpg"),
+        ("https://a.example/rock.jpg?a=1&amp;b=2", "https://a.example/rock.jpg?a=1&amp;b=2"),  # as the site has it
+    ],
+)
+def test_bing_addresses_are_made_whole(url, taken):
+    page = bing.read_page(bing_reply(tile(murl=url, purl="//a.example/page")))
+    assert [(c.url, c.page_url) for c in page.candidates] == [(taken, "https://a.example/page")]
+
+
+@pytest.mark.parametrize(
+    "facts", ['{"murl":"https://a.example/1","t":"A\trock"}', "{&quot;murl&quot;:&quot;https://a.example/1&quot;}"]
+)
+def test_bing_facts_with_control_codes_or_escaped_twice_are_read(facts):
+    page = bing.read_page(bing_reply(f'<a class="iusc" m="{html.escape(facts)}"></a>'))
+    assert [c.url for c in page.candidates] == ["https://a.example/1"]
+
+
+def test_bing_tiles_of_before_2017_are_read():
+    """Their facts are a script's object, not JSON; in double quotes, escaped, or in single ones."""
+    facts = (
+        '{ns:"images",k:"5045",mid:"59EB",surl:"http://a.example/page?a,b:c",\n imgurl:"http://a.example/Test%20Query.jpg",'
+        'ow:"480",tft:"0",oi:"http://a.example/other.jpg"}'
+    )
+    tiles = [f'<div class="dg_u"><a href="#" m="{html.escape(facts)}" t1="Test &amp; Query" t2="650 x 517"></a></div>']
+    tiles.append(f"<div class='dg_u'><a href='#' m='{facts}' t1='Test &amp; Query'></a></div>")
+    found = bing.read_page(bing_reply(*tiles)).candidates
+    expected = ("http://a.example/Test%20Query.jpg", "http://a.example/page?a,b:c", "Test & Query")
+    assert [(c.url, c.page_url, c.title) for c in found] == [expected] * 2
+
+
+def test_a_bing_tile_without_facts_is_read_from_its_link():
+    link = "/images/search?view=detailV2&amp;mediaurl=https%3a%2f%2fa.example%2frock.jpg%3fv%3d1%26w%3d2&amp;exph=1"
+    copy = (
+        "/images/search?mediaurl=https%3a%2f%2fth.bing.com%2fth%2fid%2fR.1%3frik%3dx"
+        "%26riu%3dhttp%253a%252f%252fa.example%252forigin.jpg%253fv%253d1%26pid%3dImgRaw"
+    )
+    tiles = [f'<a class="iusc" m="{{broken" href="{link}"></a>', f'<a class="iusc" href="{copy}"></a>']
+    page = bing.read_page(bing_reply(*tiles, '<a class="iusc" href="http://[::1"></a>'))
+    assert [c.url for c in page.candidates] == ["https://a.example/rock.jpg?v=1&w=2", "http://a.example/origin.jpg?v=1"]
+
+
+def test_the_bing_page_for_simple_clients_is_read():
+    """As plain clients were sent it in 2016: each result links to the image itself."""
+    item = (
+        '<div class="item"><a class="thumb" target="_blank" href="{}" h="ID=images,5014.1"><div class="cico">'
+        '<img src="http://tse3.mm.bing.net/th?id=OIP.1&amp;pid=1.1" alt=" "/></div></a><div class="meta">'
+        '<a class="tit" target="_blank" href="http://a.example/page">a.example</a>'
+        '<div class="des">A <b>rock</b> &amp; more</div><div class="fileInfo">300 x 200 jpeg 12kB</div></div></div>'
+    )
+    hrefs = ["http://a.example/rock?a=1&amp;b=2", "/images/search?q=rock", "javascript:alert(1)"]
+    found = bing.read_page(bing_reply(*(item.format(href) for href in hrefs))).candidates
+    assert [(c.url, c.page_url, c.title) for c in found] == [
+        ("http://a.example/rock?a=1&b=2", "http://a.example/page", "A rock & more")
+    ]
+
+
+def test_a_bing_result_keeps_no_page_that_is_no_web_address():
+    page = bing.read_page(bing_reply(tile(murl="https://a.example/1", purl="javascript:alert(1)")))
+    assert [c.page_url for c in page.candidates] == [""]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "groups"),
+    [
+        ("cc", "L2_L3_L4_L5_L6_L7"),
+        ("commercial", "L2_L3_L4"),
+        ("modify", "L2_L3_L5_L6"),
+        ("commercial-modify", "L2_L3"),
+        ("public-domain", "L1"),
+    ],
+)
+def test_bing_is_asked_for_the_licence_and_its_filter_is_what_the_results_carry(wanted, groups):
+    with RawServer({}) as server:
+        server.answers = _Anything(answer(tile(murl="https://a.example/1").encode()))
+        page = _search(bing, server, "granite", None, license=wanted)
+        ((_, path, _),) = server.requests
+    assert f"&qft=+filterui%3Alicense-{groups}" in path
+    assert [(c.license, c.license_basis) for c in page.candidates] == [(wanted, "filter")]
+    assert permits(wanted, "filter", wanted)
 
 
 @pytest.mark.parametrize(
@@ -231,6 +318,52 @@ def test_google_answers_without_results_are_told_apart(reply, expected, said):
     assert said in page.detail
 
 
+def test_the_links_of_google_s_basic_page_are_read():
+    """Its thumbnails lead over /imgres, which names the image and its page."""
+    page = google_reply(
+        '<a href="/imgres?imgurl=https://a.example/my%20rock%3Fw%3D1%26h%3D2&amp;imgrefurl=http://a.example/page&amp;h=10&amp;'
+        'w=20&amp;tbnid=x"><img></a><a href="https://www.google.com/imgres?imgurl=http%3A%2F%2Fb.example%2F1&amp;'
+        'imgrefurl=javascript:1"></a><a href="/imgres?imgurl=https://encrypted-tbn0.gstatic.com/1"></a>'
+        '<a href="/url?q=https://c.example/"></a><a href="http://[::1"></a><a></a>'
+    )
+    assert [(c.url, c.page_url) for c in google.read_page(page).candidates] == [
+        ("https://a.example/my%20rock?w=1&h=2", "http://a.example/page"),
+        ("http://b.example/1", ""),
+    ]
+
+
+def test_google_is_asked_for_creative_commons_and_its_results_carry_that_filter():
+    with RawServer({}) as server:
+        server.answers = _Anything(answer(LEGACY.encode()))
+        page = _search(google, server, "granite", None, license="cc")
+        _search(google, server, "granite", None)
+        tbs = [parse_qs(urlsplit(path).query).get("tbs") for _, path, _ in server.requests]
+    assert tbs == [["il:cl"], None]
+    assert {(c.license, c.license_basis) for c in page.candidates} == {("cc", "filter")}
+
+
+@pytest.mark.parametrize("wanted", ["commercial", "modify", "commercial-modify", "public-domain"])
+def test_google_is_not_asked_for_what_its_filter_cannot_express(wanted):
+    with RawServer({}) as server:
+        server.answers = _Anything(answer(LEGACY.encode()))
+        page = _search(google, server, "granite", None, license=wanted)
+        assert server.requests == []
+    assert (page.answer, page.candidates, page.cursor) == (Answer.EMPTY, (), None)
+    assert f"license = {wanted}" in page.detail
+
+
+@pytest.mark.parametrize("engine", [bing, google])
+def test_without_a_filter_the_engines_state_no_licence_and_a_wrong_one_is_told(engine):
+    with RawServer({}) as server:
+        server.answers = _Anything(answer((LEGACY + tile(murl="https://a.example/1")).encode()))
+        page = _search(engine, server, "granite", None)
+        (path,) = [path for _, path, _ in server.requests]
+    assert {(c.license, c.license_basis) for c in page.candidates} == {("", "unknown")}
+    assert "qft" not in path
+    with pytest.raises(CurateError, match="no such choice"):
+        engine.open_source(recipe(license="free"), None)
+
+
 @pytest.mark.parametrize(("start", "following"), [(0, "100"), (800, "900"), (900, None)])
 def test_google_pages_follow_each_other_by_100_until_1000(start, following):
     assert google.read_page(google_reply(LEGACY), start).cursor == following
@@ -352,7 +485,7 @@ class _Anything(dict):
         return self.always
 
 
-def _search(engine, server: RawServer, query: str, cursor: str | None):
+def _search(engine, server: RawServer, query: str, cursor: str | None, **options):
     web = Web(mirrors={"https://www.bing.com": server.base, "https://www.google.com": server.base}, deadline=5)
     with open_session(web) as session:
-        return engine.open_source(recipe(web=web), session).search(query, "granite", cursor)
+        return engine.open_source(recipe(web=web, **options), session).search(query, "granite", cursor)

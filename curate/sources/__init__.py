@@ -9,6 +9,10 @@ from dataclasses import dataclass, fields
 from enum import StrEnum
 from typing import NamedTuple
 
+from curate.guard import FetchError
+
+__all__ = ["Answer", "Candidate", "FetchError", "Page", "Source", "clean_text"]
+
 
 class Answer(StrEnum):
     """What a search engine's answer was, told apart before anything is read out of it."""
@@ -54,20 +58,6 @@ class Page:
     detail: str = ""
 
 
-class FetchError(Exception):
-    """The bytes could not be had.
-
-    Attributes:
-        cause: short and the same for the same kind of failure ("404", "timeout", "not an image").
-        transient: whether it is worth trying again in another run.
-    """
-
-    def __init__(self, cause: str, *, transient: bool) -> None:
-        super().__init__(cause)
-        self.cause = cause
-        self.transient = transient
-
-
 class Source(NamedTuple):
     """How one source is asked; both functions are bound to the recipe and the open session by `open_sources`.
 
@@ -78,7 +68,7 @@ class Source(NamedTuple):
     fetch: Callable[[str], bytes]
 
 
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2066-\u2069\ufeff\ue000-\uf8ff]+")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff\ue000-\uf8ff]+")
 
 
 def clean_text(text: str) -> str:

@@ -5,19 +5,32 @@ import re
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
-from urllib.parse import urlencode
+from html import unescape
+from urllib.parse import parse_qs, quote, urlencode, urlsplit
 
 import requests
-from bs4 import BeautifulSoup, SoupStrainer
+from bs4 import BeautifulSoup, SoupStrainer, Tag
 from icrawler.builtin.bing import BingFeeder, BingParser
 from icrawler.utils import Signal
 
+from curate.licenses import require_wanted
 from curate.recipe import Recipe, Web
 from curate.sources import Answer, Candidate, FetchError, Page, Source
-from curate.web import Reply, ask, download, is_web_address, refusal, unreachable
+from curate.sources.api import refusal, unreachable
+from curate.web import Reply, ask, download, is_web_address
 
 PER_PAGE = 35
 DEPTH = 1000
+FILTERS = {  # what is wanted -> icrawler's name of Bing's filter, all of them groups of Creative Commons' licences
+    "cc": "noncommercial",  # L2 to L7: "Free to share and use"
+    "commercial": "commercial",  # L2, L3, L4: "Free to share and use commercially"
+    "modify": "noncommercial,modify",  # L2, L3, L5, L6: "Free to modify, share, and use"
+    "commercial-modify": "commercial,modify",  # L2, L3: "Free to modify, share, and use commercially"
+    "public-domain": "publicdomain",  # L1
+}
+OBJECT = re.compile(r"\s*\{\s*\w+\s*:")
+FACT = re.compile(r'[{,]\s*(\w+)\s*:\s*"([^"]*)"')
+UNSAFE = re.compile(r"[\s\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2066-\u2069\ufeff\ue000-\uf8ff]")
 BLOCKED = re.compile(r"captcha|/turing/|challenges\.cloudflare|solve the challenge|unusual traffic", re.IGNORECASE)
 NOTHING = re.compile(r"There (are|were) no results|no_results|couldn.t find any (images|results)", re.IGNORECASE)
 
@@ -25,45 +38,49 @@ NOTHING = re.compile(r"There (are|were) no results|no_results|couldn.t find any 
 class AsyncFeeder(BingFeeder):
     """The address of one page of `/images/async`; icrawler's own puts a raw query into it and counts in twenties."""
 
-    def feed(self, keyword: str, offset: int, max_num: int) -> None:
-        """Queue the page whose first result is number `offset`, from 1."""
-        parts = {"q": keyword, "async": 1, "first": offset, "count": max_num}
+    def feed(self, keyword: str, offset: int, max_num: int, filters: dict[str, str] | None = None) -> None:
+        """Queue the page whose first result is number `offset`, from 1; filters as icrawler names them."""
+        parts: dict[str, str | int] = {"q": keyword, "async": 1, "first": offset, "count": max_num}
+        if filters:
+            parts["qft"] = self.get_filter().apply(filters).replace("+", " ")  # a browser's + is a space
         self.out_queue.put(f"https://www.bing.com/images/async?{urlencode(parts)}")
 
 
 class TileParser(BingParser):
-    """Reads every tile's JSON; icrawler's own sees only addresses that end in .jpg."""
+    """Reads every tile's facts; icrawler's own sees only addresses that end in .jpg."""
 
     def parse(self, response: Reply) -> Iterator[dict[str, str]]:
-        """The tiles that can be read, in the order of the page."""
-        for tile in self.tiles(response):
-            try:
-                facts = json.loads(tile)
-            except json.JSONDecodeError:
-                continue
-            url = facts.get("murl") if isinstance(facts, dict) else None
-            if isinstance(url, str) and is_web_address(url):
-                title = str(facts.get("t") or facts.get("desc") or "")
-                yield {"file_url": url, "page_url": str(facts.get("purl") or ""), "title": title}
+        """The results that can be read, in the order of the page."""
+        tiles = self.tiles(response)
+        read = (_read_tile(tile) for tile in tiles) if tiles else (_read_item(item) for item in _items(response))
+        yield from (result for result in read if is_web_address(result["file_url"]))
 
-    def tiles(self, response: Reply) -> list[str]:
-        """The JSON text of every tile, read or not."""
-        only = SoupStrainer("a", class_="iusc")
-        html = "\n" + response.content.decode("utf-8", "replace")  # the line break: it never is a file name or URL
-        soup = BeautifulSoup(html, "lxml", parse_only=only)
-        return [str(link["m"]) for link in soup.find_all("a", class_="iusc") if link.get("m")]
+    def tiles(self, response: Reply) -> list[Tag]:
+        """Every tile, whether it can be read or not: today's `a.iusc`, and the `a[m]` of before 2017."""
+        soup = BeautifulSoup(_html(response), "lxml", parse_only=SoupStrainer("a"))
+        return [link for link in soup.find_all("a") if link.get("m") or "iusc" in (link.get("class") or ())]
 
 
 def open_source(recipe: Recipe, session: requests.Session) -> Source:
-    """Bing, asked over this session."""
-    search = partial(_search, session, recipe.web)
+    """Bing, asked over this session.
+
+    Raises:
+        CurateError: the recipe's `license` is not one of `licenses.WANTED`.
+    """
+    search = partial(_search, session, recipe.web, require_wanted(recipe.license))
     return Source(search, lambda url: download(session, url, recipe.web))
 
 
-def read_page(reply: Reply, first: int = 1) -> Page:
-    """What an answer with status 200 holds; `first` is the number of its first result."""
+def read_page(reply: Reply, first: int = 1, wanted: str = "any") -> Page:
+    """What an answer with status 200 holds.
+
+    Args:
+        first: the number of its first result.
+        wanted: the licence filter that was asked with: all that Bing vouches for, if it is not "any".
+    """
     parser = TileParser(1, Signal(), None)
-    found = tuple(Candidate(t["file_url"], page_url=t["page_url"], title=t["title"]) for t in parser.parse(reply))
+    basis = {} if wanted == "any" else {"license": wanted, "license_basis": "filter"}
+    found = tuple(Candidate(r["file_url"], r["page_url"], r["title"], **basis) for r in parser.parse(reply))
     following = first + PER_PAGE
     if found:
         return Page(Answer.OK, found, cursor=str(following) if following <= DEPTH else None)
@@ -79,13 +96,71 @@ def read_page(reply: Reply, first: int = 1) -> Page:
     return Page(Answer.CHANGED, detail=f"{detail} Use another source until DeepRock can read it.")
 
 
-def _search(session: requests.Session, web: Web, query: str, label: str, cursor: str | None) -> Page:
+def _search(session: requests.Session, web: Web, wanted: str, query: str, label: str, cursor: str | None) -> Page:
     first = int(cursor or 1)
     feeder = AsyncFeeder(1, Signal(), session)  # a new one: it refuses an address that it has seen
-    feeder.feed(query, first, PER_PAGE)
+    feeder.feed(query, first, PER_PAGE, {"license": FILTERS[wanted]} if wanted in FILTERS else None)
     try:
         reply = ask(session, feeder.out_queue.get_nowait(), web)
     except FetchError as error:
         return replace(unreachable(error, "Bing"), cursor=cursor)
-    page = refusal(reply, "Bing") or read_page(reply, first)
+    page = refusal(reply, "Bing") or read_page(reply, first, wanted)
     return page if page.answer in (Answer.OK, Answer.EMPTY) else replace(page, cursor=cursor)
+
+
+def _html(reply: Reply) -> str:
+    return "\n" + reply.content.decode("utf-8", "replace")  # the line break: it never is a file name or URL
+
+
+def _read_tile(tile: Tag) -> dict[str, str]:
+    facts = _facts(str(tile.get("m") or ""))
+    shown = _first(facts, "murl", "imgurl", "oi") or _linked(str(tile.get("href") or ""))
+    title = _first(facts, "t", "desc") or str(tile.get("t1") or "")
+    return _result(shown, _first(facts, "purl", "surl"), title)
+
+
+def _items(reply: Reply) -> list[Tag]:
+    """The results of the page that Bing sends to the simplest clients: each links to the image itself."""
+    return BeautifulSoup(_html(reply), "lxml").select("div.item:has(a.thumb)")
+
+
+def _read_item(item: Tag) -> dict[str, str]:
+    image, page, words = (item.select_one(place) for place in ("a.thumb", "a.tit", "div.des"))
+    image_url, page_url = (str(link.get("href") or "") if link else "" for link in (image, page))
+    return _result(image_url, page_url, words.get_text() if words else "")
+
+
+def _result(url: str, page_url: str, title: str) -> dict[str, str]:
+    page_url = _address(page_url)
+    return {"file_url": _address(url), "page_url": page_url if is_web_address(page_url) else "", "title": title}
+
+
+def _facts(text: str) -> dict[str, object]:
+    """A tile's `m`: JSON, today; before 2017 a script's object, whose names have no quotes; {} if it is neither."""
+    for spelling in (text, unescape(text)):
+        try:
+            facts = json.loads(spelling, strict=False)
+        except ValueError:
+            continue
+        return facts if isinstance(facts, dict) else {}
+    return dict(FACT.findall(text)) if OBJECT.match(text) else {}
+
+
+def _first(facts: dict[str, object], *keys: str) -> str:
+    return next((value for key in keys if isinstance(value := facts.get(key), str) and value.strip()), "")
+
+
+def _linked(href: str) -> str:
+    """The image that a tile's link to its page on Bing names, its original where it names Bing's copy."""
+    try:
+        image = parse_qs(urlsplit(href).query).get("mediaurl", [""])[0]
+        return parse_qs(urlsplit(image).query).get("riu", [image])[0]
+    except ValueError:  # no address, or more fields than there should be
+        return ""
+
+
+def _address(text: str) -> str:
+    """An address as it can be asked for: with a scheme, and without what tables and headers do not bear."""
+    text = text.strip()
+    text = f"https:{text}" if text.startswith("//") else text
+    return UNSAFE.sub(lambda match: quote(match[0]), text)
