@@ -7,11 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import cv2
-import imagehash
 import numpy as np
 import pandas as pd
 from joblib import Parallel, delayed
-from PIL import Image
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from curate.cache import RowCache
@@ -27,11 +25,6 @@ PAIR_COLUMNS = {"first": "str", "second": "str", "distance": "Int64", "check": "
 
 Progress = Callable[[str, int, int], None]
 Known = dict[int, dict[int, str]]  # row -> row of a verified copy -> what the verification saw
-
-
-def phash(image: Image.Image) -> str:
-    """The 64-bit perceptual hash of imagehash.phash as 16 hex digits (DCT of 32 x 32, 8 x 8 lowest frequencies)."""
-    return str(imagehash.phash(image))
 
 
 def find_copies(

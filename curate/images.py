@@ -2,11 +2,13 @@
 
 import hashlib
 import io
+import re
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
+import imagehash
 import numpy as np
 from PIL import Image, ImageOps
 
@@ -15,6 +17,7 @@ from curate.manifest import CurateError, is_inside, is_leftover, replacing
 FORMATS = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp", "GIF": "gif", "BMP": "bmp", "TIFF": "tif", "MPO": "jpg"}
 OPENED = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")  # MPO is a JPEG with more behind it
 MAX_PIXELS = 100_000_000
+NUMBERS = re.compile(r"0x[0-9a-f]+|\d+")  # left out of a cause, so that the same kind of damage has the same name
 DAMAGED = (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError, Image.DecompressionBombWarning)
 
 
@@ -50,15 +53,25 @@ def decode(data: bytes) -> Image.Image:
     return _decode(data)[0]
 
 
+def phash(image: Image.Image) -> str:
+    """The 64-bit perceptual hash of imagehash.phash as 16 hex digits (DCT of 32 x 32, 8 x 8 lowest frequencies)."""
+    return str(imagehash.phash(image))
+
+
 def store(root: Path, data: bytes, picture: Picture) -> str:
     """Keep the bytes under the data root as they came, in one atomic step; returns `file_name`."""
-    name = f"images/{picture.sha256[:2]}/{picture.sha256}.{FORMATS[picture.format]}"
+    name = path_in_store(picture)
     path = root / name
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as temporary:
             temporary.write_bytes(data)
     return name
+
+
+def path_in_store(picture: Picture) -> str:
+    """`file_name` of an image: its place under the data root, by content."""
+    return f"images/{picture.sha256[:2]}/{picture.sha256}.{FORMATS[picture.format]}"
 
 
 def remove_leftovers(root: Path) -> None:
@@ -127,12 +140,15 @@ def _decode(data: bytes) -> tuple[Image.Image, str]:
             with Image.open(io.BytesIO(data), formats=OPENED) as image:
                 kind = image.format or "?"
                 if image.width * image.height > MAX_PIXELS:
-                    raise ImageError(f"{image.width} x {image.height} is more than {MAX_PIXELS:,} pixels")
+                    raise ImageError(f"more than {MAX_PIXELS:,} pixels")
                 image.seek(0)
                 image.load()
-                return _to_rgb(ImageOps.exif_transpose(image)), kind
+                ImageOps.exif_transpose(image, in_place=True)
+                return _to_rgb(image), kind
+    except Image.UnidentifiedImageError as error:
+        raise ImageError(f"none of {', '.join(OPENED)}") from error
     except DAMAGED as error:
-        raise ImageError(f"{type(error).__name__}: {error}"[:200]) from error
+        raise ImageError(NUMBERS.sub("N", f"{type(error).__name__}: {error}")[:200]) from error
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
@@ -144,4 +160,4 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         layer = image.convert("RGBA")
         white = Image.new("RGBA", layer.size, (255, 255, 255, 255))
         return Image.alpha_composite(white, layer).convert("RGB")
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")

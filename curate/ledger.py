@@ -3,82 +3,36 @@
 Fetches are updated in place; decisions are only ever appended (an undo is a decision too).
 """
 
+import shutil
+import threading
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from types import MappingProxyType
+from typing import Any, NamedTuple, TypeVar
 
 import pandas as pd
 import sqlalchemy as sa
 
 from curate.manifest import REASONS, CurateError
+from curate.schema import cursors, decisions, fetches, open_database
 
 VERDICTS = ("accept", "reject", "relabel", "skip", "undo")
+FULL = 65_536  # bytes: with less than that free, SQLite cannot write
+BUSY = 5  # times that a batch is tried when another process takes the same bytes in the same moment
 
-_schema = sa.MetaData()
-fetches = sa.Table(
-    "fetches",
-    _schema,
-    sa.Column("fetch_id", sa.Integer, primary_key=True),
-    sa.Column("url", sa.Text, nullable=False, unique=True),
-    sa.Column("label", sa.Text, nullable=False),
-    sa.Column("source", sa.Text, nullable=False),
-    sa.Column("query", sa.Text, nullable=False),
-    sa.Column("rank", sa.Integer, nullable=False),
-    sa.Column("page_url", sa.Text),
-    sa.Column("title", sa.Text),
-    sa.Column("creator", sa.Text),
-    sa.Column("license", sa.Text),
-    sa.Column("license_url", sa.Text),
-    sa.Column("license_basis", sa.Text),
-    sa.Column("attribution", sa.Text),
-    sa.Column("state", sa.Text, nullable=False),  # pending, ok, repeated (same bytes as another), refused, failed
-    sa.Column("cause", sa.Text),
-    sa.Column("attempts", sa.Integer, nullable=False),
-    sa.Column("transient", sa.Boolean),
-    sa.Column("sha256", sa.Text),
-    sa.Column("file_name", sa.Text),
-    sa.Column("width", sa.Integer),
-    sa.Column("height", sa.Integer),
-    sa.Column("format", sa.Text),
-    sa.Column("bytes", sa.Integer),
-    sa.Column("phash", sa.Text),
-    sa.Column("fetched_at", sa.Text),
-    sa.Index("fetches_by_state", "label", "state"),
-)
-# Whatever two processes do at once, no bytes are counted twice.
-sa.Index(
-    "one_fetch_holds_the_bytes",
-    fetches.c.sha256,
-    unique=True,
-    sqlite_where=fetches.c.state == "ok",
-    postgresql_where=fetches.c.state == "ok",
-)
-cursors = sa.Table(
-    "cursors",
-    _schema,
-    sa.Column("source", sa.Text, primary_key=True),
-    sa.Column("label", sa.Text, primary_key=True),
-    sa.Column("query", sa.Text, primary_key=True),
-    sa.Column("cursor", sa.Text),
-    sa.Column("offered", sa.Integer, nullable=False),  # candidates so far: the rank of the next one is one more
-    sa.Column("stale_pages", sa.Integer, nullable=False),  # pages in a row without an address unseen
-    sa.Column("exhausted", sa.Boolean, nullable=False),
-)
-decisions = sa.Table(
-    "decisions",
-    _schema,
-    sa.Column("position", sa.Integer, primary_key=True),
-    sa.Column("decision_id", sa.Text, nullable=False, unique=True),
-    sa.Column("image_id", sa.Text, nullable=False, index=True),
-    sa.Column("verdict", sa.Text, nullable=False),
-    sa.Column("reason", sa.Text),
-    sa.Column("label", sa.Text),
-    sa.Column("undoes", sa.Text),
-    sa.Column("batch", sa.Text),
-    sa.Column("reviewer", sa.Text, nullable=False),
-    sa.Column("decided_at", sa.Text, nullable=False),
+_T = TypeVar("_T")
+FACTS = ("sha256", "file_name", "width", "height", "format", "bytes", "phash")
+_DONE = (
+    fetches.update()
+    .where(fetches.c.fetch_id == sa.bindparam("key"))
+    .values(
+        attempts=fetches.c.attempts + 1,
+        **{name: sa.bindparam(name) for name in ("state", "cause", "transient", "fetched_at", *FACTS)},
+    )
 )
 
 
@@ -105,6 +59,23 @@ class Decision(NamedTuple):
     decision_id: str = ""
 
 
+class Outcome(NamedTuple):
+    """How one fetch ended.
+
+    Attributes:
+        state: ok, refused (by the recipe), failed; repeated, where it is known beforehand.
+        cause: of what is not ok: short, and the same for the same kind of failure.
+        transient: whether it is worth trying again in another run.
+        facts: of an image: `sha256`, `file_name`, `width`, `height`, `format`, `bytes`, `phash`.
+    """
+
+    fetch_id: int
+    state: str
+    cause: str | None = None
+    transient: bool = False
+    facts: Mapping[str, Any] = MappingProxyType({})
+
+
 class Ledger:
     """One open ledger; safe to use from several threads and processes."""
 
@@ -115,16 +86,14 @@ class Ledger:
             CurateError: it cannot be opened, or is no ledger.
         """
         self.where = str(where)
+        self._lock = threading.Lock()
         if "://" not in self.where:
             Path(where).parent.mkdir(parents=True, exist_ok=True)
         url = self.where if "://" in self.where else f"sqlite:///{where}"
         try:
-            self.engine = sa.create_engine(url)
-            if self.engine.dialect.name == "sqlite":
-                sa.event.listen(self.engine, "connect", _sqlite_settings)
-            _schema.create_all(self.engine)
+            self.engine = open_database(url)
         except (sa.exc.SQLAlchemyError, OSError) as error:
-            raise CurateError(f"{where}: the ledger cannot be opened: {error}") from error
+            raise CurateError(f"{where}: the ledger cannot be opened: {self._said(error)}") from error
 
     def __enter__(self) -> "Ledger":
         return self
@@ -145,7 +114,7 @@ class Ledger:
         rows = [_checked(decision) for decision in new]
         if not rows:
             return 0
-        with self.engine.begin() as connection:
+        with self._writing() as connection:
             ids = [row["decision_id"] for row in rows]
             known = _known(connection, decisions.c.decision_id, ids)
             fresh = list({row["decision_id"]: row for row in rows if row["decision_id"] not in known}.values())
@@ -172,43 +141,44 @@ class Ledger:
         return valid.drop_duplicates("image_id", keep="last").set_index("image_id")
 
     def add_page(
-        self, label: str, source: str, query: str, offers: Sequence[dict], cursor: str | None, stale_limit: int
+        self,
+        label: str,
+        source: str,
+        query: str,
+        offers: Sequence[dict],
+        cursor: str | None,
+        stale_limit: int,
+        license: str = "any",
     ) -> int:
         """Keep a page of candidates as pending fetches, with the cursor after it, in one step; how many are new.
 
         The search is exhausted when there is no cursor, or after `stale_limit` pages in a row with nothing new.
         """
-        key = {"source": source, "label": label, "query": query}
-        with self.engine.begin() as connection:
-            known = _known(connection, fetches.c.url, [offer["url"] for offer in offers])
-            fresh = list({o["url"]: o for o in offers if o["url"] not in known}.values())
-            if fresh:
-                connection.execute(fetches.insert(), [{**o, **key, "state": "pending", "attempts": 0} for o in fresh])
-            before = connection.execute(sa.select(cursors).where(*_equal(cursors, key))).mappings().first()
-            stale = 0 if fresh else (before["stale_pages"] if before else 0) + 1
-            offered = (before["offered"] if before else 0) + len(offers)
-            after = {"cursor": cursor, "offered": offered, "stale_pages": stale}
-            connection.execute(cursors.delete().where(*_equal(cursors, key)))
-            exhausted = cursor is None or stale >= stale_limit
-            connection.execute(cursors.insert().values(**key, **after, exhausted=exhausted))
-        return len(fresh)
+        search = {"source": source, "label": label, "query": query, "license": license}
+        return self._write(partial(_add_page, search, offers, cursor, stale_limit))
 
-    def cursor(self, label: str, source: str, query: str) -> dict[str, Any]:
+    def cursor(self, label: str, source: str, query: str, license: str = "any") -> dict[str, Any]:
         """Where a search stands; the beginning when it was never asked."""
-        where = (cursors.c.label == label) & (cursors.c.source == source) & (cursors.c.query == query)
+        key = {"source": source, "label": label, "query": query, "license": license}
         with self.engine.connect() as connection:
-            row = connection.execute(sa.select(cursors).where(where)).mappings().first()
+            row = connection.execute(sa.select(cursors).where(*_equal(cursors, key))).mappings().first()
         return dict(row) if row else {"cursor": None, "offered": 0, "stale_pages": 0, "exhausted": False}
 
-    def pending(self, label: str, sources: Sequence[str], after: int, limit: int) -> list[dict[str, Any]]:
-        """The next candidates of a class that are not fetched yet, in the order of `fetch_id`, from `after` on."""
+    def pending(
+        self, label: str, sources: Sequence[str] | None = None, after: int = 0, limit: int | None = None
+    ) -> list[dict[str, Any]]:
+        """The candidates of a class that are not fetched yet, in the order of `fetch_id`: the next ones after `after`.
+
+        With `sources`, of these alone.
+        """
         query = (
             sa.select(fetches)
-            .where(fetches.c.label == label, fetches.c.state == "pending", fetches.c.source.in_(sources))
-            .where(fetches.c.fetch_id > after)
+            .where(fetches.c.label == label, fetches.c.state == "pending", fetches.c.fetch_id > after)
             .order_by(fetches.c.fetch_id)
             .limit(limit)
         )
+        if sources is not None:
+            query = query.where(fetches.c.source.in_(sources))
         with self.engine.connect() as connection:
             return [dict(row) for row in connection.execute(query).mappings()]
 
@@ -220,28 +190,34 @@ class Ledger:
             .where(fetches.c.attempts < max_attempts)
             .values(state="pending")
         )
-        with self.engine.begin() as connection:
+        with self._writing() as connection:
             return connection.execute(again).rowcount
 
-    def settle(self, fetch_id: int, state: str, **facts: Any) -> str:
-        """Write down how a fetch ended; returns the state: `repeated`, not `ok`, when the bytes are held already."""
-        done = fetches.update().where(fetches.c.fetch_id == fetch_id)
-        values = {"attempts": fetches.c.attempts + 1, "fetched_at": now(), "state": state, **facts}
-        try:
-            with self.engine.begin() as connection:
-                connection.execute(done.values(values))
-        except sa.exc.IntegrityError:
-            held = sa.select(fetches.c.label).where(fetches.c.sha256 == facts["sha256"], fetches.c.state == "ok")
-            with self.engine.begin() as connection:
-                cause = f"the same bytes as an image of {connection.scalar(held)}"
-                connection.execute(done.values({**values, "state": "repeated", "cause": cause}))
-            return "repeated"
-        return state
+    def settle(self, outcomes: Sequence[Outcome]) -> list[str]:
+        """Write down how fetches ended, all in one step; the state of each: `repeated` where its bytes are held.
+
+        Of outcomes with the same bytes the first one counts.
+        """
+        return self._write(partial(_settle, outcomes))
+
+    def find(self, *, url: str = "", sha256: str = "") -> dict[str, Any] | None:
+        """The fetch of an address, or the one that holds these bytes; None where there is none."""
+        where = fetches.c.url == url if url else (fetches.c.sha256 == sha256) & (fetches.c.state == "ok")
+        with self.engine.connect() as connection:
+            row = connection.execute(sa.select(fetches).where(where)).mappings().first()
+        return dict(row) if row else None
+
+    def offer_again(self, label: str, offers: Mapping[int, dict[str, Any]]) -> None:
+        """Change class and provenance of fetches that brought no image: fetch_id -> its columns."""
+        with self._writing() as connection:
+            for fetch_id, offer in offers.items():
+                change = fetches.update().where(fetches.c.fetch_id == fetch_id, fetches.c.state != "ok")
+                connection.execute(change.values(label=label, **offer))
 
     def forget(self, fetch_ids: Sequence[int]) -> None:
         """Make fetches pending again, because their files are gone."""
         again = fetches.update().where(fetches.c.fetch_id.in_(fetch_ids)).values(state="pending")
-        with self.engine.begin() as connection:
+        with self._writing() as connection:
             connection.execute(again)
 
     def images(self, labels: Sequence[str] | None = None) -> pd.DataFrame:
@@ -253,6 +229,38 @@ class Ledger:
         """Number of fetches by `label`, `source`, `state` and `cause`."""
         keys = (fetches.c.label, fetches.c.source, fetches.c.state, fetches.c.cause)
         return self._table(sa.select(*keys, sa.func.count().label("fetches")).group_by(*keys))
+
+    def failures(self) -> pd.DataFrame:
+        """The fetches that brought no image: `label`, `source`, `url`, `state`, `cause`, `transient`, `attempts`."""
+        columns = ("label", "source", "url", "state", "cause", "transient", "attempts")
+        query = sa.select(*(fetches.c[name] for name in columns)).where(fetches.c.state.in_(("failed", "refused")))
+        return self._table(query.order_by(fetches.c.fetch_id))
+
+    def _write(self, step: Callable[[sa.Connection], _T]) -> _T:
+        """Do a step in one transaction, and anew where another process wrote the same address or bytes meanwhile."""
+        for _ in range(BUSY):
+            with suppress(sa.exc.IntegrityError), self._writing() as connection:
+                return step(connection)
+        raise CurateError(f"{self.where}: too many processes write the same images at once. Run it again.")
+
+    @contextmanager
+    def _writing(self) -> Iterator[sa.Connection]:
+        """One transaction; of this process's threads one at a time, which is quicker than to meet in the database."""
+        try:
+            with self._lock, self.engine.begin() as connection:
+                yield connection
+        except sa.exc.OperationalError as error:
+            raise CurateError(
+                f"{self.where}: the ledger cannot be written: {self._said(error)}. What it holds is safe; make room or "
+                "allow writing there, then run the same command again."
+            ) from error
+
+    def _said(self, error: Exception) -> str:
+        """One line on what the database complains of; SQLite calls a full disk by several names."""
+        folder = Path(self.where).parent
+        if "://" not in self.where and folder.is_dir() and shutil.disk_usage(folder).free < FULL:
+            return "the disk is full"
+        return str(getattr(error, "orig", None) or error).splitlines()[0]
 
     def _table(self, query: sa.Select) -> pd.DataFrame:
         with self.engine.connect() as connection:
@@ -283,17 +291,75 @@ def _checked(decision: Decision) -> dict[str, Any]:
     return {**row, "decision_id": row["decision_id"] or str(uuid.uuid4()), "decided_at": row["decided_at"] or now()}
 
 
+def _settle(outcomes: Sequence[Outcome], connection: sa.Connection) -> list[str]:
+    hashes = [outcome.facts["sha256"] for outcome in outcomes if outcome.state == "ok"]
+    ids = [outcome.fetch_id for outcome in outcomes]
+    labels = dict(_rows(connection, (fetches.c.fetch_id, fetches.c.label), fetches.c.fetch_id, ids))
+    kept = _rows(connection, (fetches,), fetches.c.sha256, hashes, fetches.c.state == "ok")
+    holder = {row.sha256: row.label for row in kept if row.fetch_id not in labels}
+    rows = []
+    for outcome in outcomes:
+        state, cause, sha256 = outcome.state, outcome.cause, outcome.facts.get("sha256")
+        if state == "ok" and sha256 in holder:
+            state, cause = "repeated", f"the same bytes as an image of {holder[sha256]}"
+        elif state == "ok":
+            holder[sha256] = labels[outcome.fetch_id]
+        written = {"key": outcome.fetch_id, "state": state, "cause": cause, "transient": outcome.transient}
+        rows.append({**dict.fromkeys(FACTS), **outcome.facts, **written, "fetched_at": now()})
+    if rows:
+        connection.execute(_DONE, rows)
+    return [row["state"] for row in rows]
+
+
 def _equal(table: sa.Table, key: dict[str, str]) -> list[sa.ColumnElement[bool]]:
     return [table.c[column] == value for column, value in key.items()]
 
 
 def _known(connection: sa.Connection, column: sa.Column, values: Sequence[str]) -> set[str]:
-    found: set[str] = set()
+    return {row[0] for row in _rows(connection, (column,), column, values)}
+
+
+def _rows(
+    connection: sa.Connection,
+    columns: Sequence[sa.Column | sa.Table],
+    key: sa.Column,
+    values: Sequence[Any],
+    *also: sa.ColumnElement[bool],
+) -> Iterator[Any]:
+    """The rows whose key is one of many values, asked for in parts: a database takes so many at a time."""
     for start in range(0, len(values), 500):
-        found |= set(connection.scalars(sa.select(column).where(column.in_(values[start : start + 500]))))
-    return found
+        part = sa.select(*columns).where(key.in_(values[start : start + 500]), *also)
+        yield from connection.execute(part)
 
 
-def _sqlite_settings(connection: Any, _: Any) -> None:
-    for pragma in ("journal_mode = WAL", "synchronous = FULL", "busy_timeout = 30000"):
-        connection.execute(f"PRAGMA {pragma}")
+def _add_page(
+    search: dict[str, str], offers: Sequence[dict], cursor: str | None, stale_limit: int, connection: sa.Connection
+) -> int:
+    known = _known(connection, fetches.c.url, [offer["url"] for offer in offers])
+    fresh = list({o["url"]: o for o in offers if o["url"] not in known}.values())
+    learned = _learn_licenses(connection, [offer for offer in offers if offer["url"] in known])
+    if fresh:
+        found_by = {name: search[name] for name in ("source", "label", "query")}
+        rows = [{**offer, **found_by, "state": "pending", "attempts": 0} for offer in fresh]
+        connection.execute(fetches.insert(), rows)
+    before = connection.execute(sa.select(cursors).where(*_equal(cursors, search))).mappings().first()
+    stale = 0 if fresh or learned else (before["stale_pages"] if before else 0) + 1
+    offered = (before["offered"] if before else 0) + len(offers)
+    after = {"cursor": cursor, "offered": offered, "stale_pages": stale}
+    connection.execute(cursors.delete().where(*_equal(cursors, search)))
+    exhausted = cursor is None or stale >= stale_limit
+    connection.execute(cursors.insert().values(**search, **after, exhausted=exhausted))
+    return len(fresh)
+
+
+def _learn_licenses(connection: sa.Connection, offers: Sequence[dict]) -> int:
+    """What another search says of the licence of images that are known without one; how many were told of now."""
+    told = [offer for offer in offers if offer.get("license_basis", "unknown") != "unknown"]
+    columns = ("license", "license_url", "license_basis", "attribution", "creator")
+    update = (
+        fetches.update()
+        .where(fetches.c.url == sa.bindparam("known_url"), fetches.c.license_basis == "unknown")
+        .values({name: sa.bindparam(f"told_{name}") for name in columns})
+    )
+    rows = [{"known_url": o["url"], **{f"told_{name}": o.get(name) for name in columns}} for o in told]
+    return sum(connection.execute(update, row).rowcount for row in rows)

@@ -41,14 +41,14 @@ COLUMNS = {
     "bytes": Column("integer", "size of the file"),
     "phash": Column("text", "perceptual hash of imagehash, 16 hex digits"),
     # provenance
-    "source": Column("text", "bing, google, folder, demo"),
+    "source": Column("text", "the source's name: bing, google, openverse, ..., contributed"),
     "query": Column("text", "what was asked"),
     "rank": Column("integer", "position in the answers to the query, from 1"),
     "url": Column("text", "where the bytes came from"),
     "page_url": Column("text", "the page that shows the image"),
     "title": Column("text", "as the source gave it: untrusted text"),
     "creator": Column("text", "as the source gave it: untrusted text"),
-    "license": Column("text", "as the source gave it"),
+    "license": Column("text", "its SPDX id where it is recognised; of a search filter, what it asked for"),
     "license_url": Column("text", "as the source gave it"),
     "license_basis": Column(
         "text", "who says so: the source asserts it, a search filter implies it", ("asserted", "filter", "unknown")
@@ -62,6 +62,7 @@ COLUMNS = {
     "label_conflict": Column("text", "image_id of a copy under another class: for a person to settle"),
     "reviewer": Column("text", "who decided"),
     "reviewed_at": Column("text", "UTC, ISO 8601"),
+    "balance_round": Column("integer", "which balance first saw the image; 0: it came before any"),
     # audit
     "background_kind": Column(
         "text", "what surrounds the specimen", ("white", "black", "plain", "natural", "cluttered", "none")
@@ -97,6 +98,7 @@ COLUMNS = {
     "split": Column("text", "part of the data set; missing for what is not used", SPLITS),
 }
 REQUIRED = ("image_id", "file_name", "label")
+HOST = socket.gethostname()
 _FORMULA = re.compile(r"^'*[=+\-@\t\r]")
 _DTYPES = {"text": "str", "integer": "Int64", "number": "float64"}
 
@@ -154,15 +156,24 @@ def write_manifest(table: pd.DataFrame, path: Path) -> None:
     """Write CSV, or Parquet by suffix: checked, declared columns first, in one atomic step.
 
     Text that a spreadsheet would run as a formula gets a leading apostrophe in the CSV, which reading takes away again.
+
+    Raises:
+        CurateError: a cell breaks the declaration, or the disk refuses.
     """
     table = check_manifest(table, path)
     table = table[[c for c in COLUMNS if c in table] + [c for c in table if c not in COLUMNS]]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as temporary:
-        if path.suffix == ".parquet":
-            table.to_parquet(temporary, index=False)
-        else:
-            table.apply(_escape).to_csv(temporary, index=False, lineterminator="\n", float_format="%.6g")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as temporary:
+            if path.suffix == ".parquet":
+                table.to_parquet(temporary, index=False)
+            else:
+                table.apply(_escape).to_csv(temporary, index=False, lineterminator="\n", float_format="%.6g")
+    except OSError as error:
+        raise CurateError(
+            f"{path}: the manifest cannot be written: {error.strerror or error}. Make room or allow writing "
+            "there, then run the same command again."
+        ) from error
 
 
 @contextmanager
@@ -171,20 +182,21 @@ def replacing(path: Path) -> Iterator[Path]:
 
     What a killed process leaves behind, `is_leftover` recognises.
     """
-    temporary = path.with_name(f".{path.name}~{socket.gethostname()}~{os.getpid()}~{os.urandom(4).hex()}.tmp")
+    temporary = path.with_name(f".{path.name}~{HOST}~{os.getpid()}~{os.urandom(4).hex()}.tmp")
     try:
         yield temporary
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
-    finally:
+    except BaseException:
         temporary.unlink(missing_ok=True)
+        raise
 
 
 def is_leftover(path: Path) -> bool:
     """Whether this is a temporary file of a process of this machine that is no more."""
     parts = path.name.split("~")
-    if len(parts) != 4 or not path.name.endswith(".tmp") or parts[1] != socket.gethostname():
+    if len(parts) != 4 or not path.name.endswith(".tmp") or parts[1] != HOST:
         return False
     try:
         os.kill(int(parts[2]), 0)

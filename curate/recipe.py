@@ -7,9 +7,11 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from curate.licenses import require_wanted
 from curate.manifest import CurateError, is_inside, replacing
 
 SHIPPED = files("manifests")
+ASSERTING = ("openverse", "commons", "flickr", "inaturalist")  # sources that say the licence of each image
 DEFAULT_QUERIES = ("{name}", "{name} photo", "{name} close up", "{name} specimen")
 
 
@@ -38,7 +40,7 @@ class Web:
 
     contact: str = ""
     mirrors: dict[str, str] = field(default_factory=dict)
-    threads: int = 16
+    threads: int = 64
     per_host: int = 6
     timeout: float = 10.0
     deadline: float = 60.0
@@ -56,6 +58,9 @@ class Recipe:
         sources: asked in this order, the next one for what is still missing.
         exclude: words in a title or address that betray what is not wanted.
         min_side: pixels; an image whose shorter side is smaller is not taken.
+        license: what the images' licences must allow, one of `licenses.WANTED`; "any" asks for none.
+        keys: source -> environment variable that holds its key, where it is not the usual one (FLICKR_API_KEY). The key
+            itself never stands in a recipe.
         folder: the root of class folders that the source `folder` reads.
         seed: of the source `demo`.
     """
@@ -66,6 +71,8 @@ class Recipe:
     sources: tuple[str, ...] = ("bing", "google")
     exclude: tuple[str, ...] = ()
     min_side: int = 150
+    license: str = "any"
+    keys: dict[str, str] = field(default_factory=dict)
     folder: str = ""
     seed: int = 0
     web: Web = field(default_factory=Web)
@@ -100,13 +107,16 @@ def read_recipe(path: Path) -> Recipe:
     return _recipe(table, str(path))
 
 
-def choose_recipe(path: Path | None, sources: list[str] | None, folder: str, mirrors: list[str] | None) -> Recipe:
+def choose_recipe(
+    path: Path | None, sources: list[str] | None, folder: str, mirrors: list[str] | None, license: str = ""
+) -> Recipe:
     """The recipe with the command line's changes.
 
-    Without a path: the only recipe in ./manifests, or manifests/igneous.toml among several.
+    Without a path: the only recipe in ./manifests, or manifests/igneous.toml among several. Where licences matter, the
+    sources that assert them come first, unless the command line names the sources.
 
     Raises:
-        CurateError: no recipe, or a mirror that is not of the form HOST=BASE.
+        CurateError: no recipe, a licence wish that there is not, or a mirror that is not of the form HOST=BASE.
     """
     if path is None:
         found = sorted(Path("manifests").glob("*.toml"))
@@ -117,13 +127,21 @@ def choose_recipe(path: Path | None, sources: list[str] | None, folder: str, mir
         raise CurateError(f"--mirror {wrong[0]}: needs the form https://www.bing.com=http://127.0.0.1:8000")
     pairs = dict(m.split("=", 1) for m in mirrors or [])
     web = replace(recipe.web, mirrors={**recipe.web.mirrors, **pairs})
-    chosen = tuple(sources) if sources else recipe.sources
-    return replace(recipe, sources=chosen, folder=folder or recipe.folder, web=web)
+    wanted = require_wanted(license or recipe.license)
+    in_order = recipe.sources if wanted == "any" else sorted(recipe.sources, key=lambda name: name not in ASSERTING)
+    chosen = tuple(sources or in_order)
+    return replace(recipe, sources=chosen, folder=folder or recipe.folder, license=wanted, web=web)
 
 
 def write_recipe(name: str, labels: Iterable[str], path: Path) -> None:
     """Write a new recipe with default queries for the given classes."""
-    lines = [f"name = {_quoted(name)}", "target = 73", 'sources = ["bing", "google"]', "min_side = 150", "exclude = []"]
+    lines = [
+        f"name = {_quoted(name)}",
+        "target = 73",
+        'sources = ["bing", "google", "openverse", "commons", "flickr", "inaturalist"]',
+        "min_side = 150",
+        "exclude = []",
+    ]
     for label in labels:
         queries = ", ".join(_quoted(query.format(name=label)) for query in DEFAULT_QUERIES)
         lines += ["", "[[classes]]", f"name = {_quoted(label)}", f"queries = [{queries}]"]

@@ -1,42 +1,46 @@
 """Search, fetch and keep images until each class holds the number asked for; every address tried is a ledger row.
 
-The ledger is the truth: a page of candidates and the cursor after it are one commit, each fetch is another. A run that
-is killed goes on where it was. Candidates are settled in the order they were offered, so the outcome does not depend on
-which download is quicker.
+The ledger is the truth: a page of candidates and the cursor after it are one commit, what fetches brought is another. A
+run that is killed goes on where it was, and what had arrived is not fetched again. Candidates of a class are settled in
+the order they were offered, so the outcome does not depend on which download is quicker. Two processes never work on
+one class at a time.
 """
 
+import os
 import re
+import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import pandas as pd
-import requests
+from filelock import FileLock, Timeout
 
-from curate.dedup import phash
-from curate.images import ImageError, Picture, inspect, remove_leftovers, store
-from curate.ledger import Ledger
+from curate.arrivals import Arrivals
+from curate.images import ImageError, inspect, path_in_store, phash, remove_leftovers
+from curate.ledger import Ledger, Outcome
+from curate.licenses import permits
 from curate.manifest import COLUMNS, CurateError
 from curate.recipe import Recipe
-from curate.sources import Answer, Candidate, FetchError, Source, bing, demo, folder, google
+from curate.sources import Answer, Candidate, FetchError, Page, Source
+from curate.sources.find import find_sources
 from curate.web import open_session
 
-SOURCES: dict[str, Callable[[Recipe, requests.Session], Source]] = {
-    "bing": bing.open_source,
-    "google": google.open_source,
-    "folder": folder.open_source,
-    "demo": demo.open_source,
-}
 STALE_PAGES = 2  # pages in a row without an unseen address: the search has no more
 MAX_ATTEMPTS = 3  # of a download that failed for a passing cause, over all runs
+ODD_PAGES = 3  # pages of one source that cannot be read before it is not asked any more in this run
+SEARCHES = 4  # searches under way at once, each of another class
+TICK = 0.05  # seconds between two looks at what has come: what came meanwhile is one commit
+POLL = 0.5  # seconds between two looks at a class that another process works on
 PROVENANCE = ("page_url", "title", "creator", "license", "license_url", "license_basis", "attribution")
 
 Progress = Callable[[str, int, int], None]
+Say = Callable[[str], None]
 
 
 @dataclass
@@ -62,40 +66,49 @@ class Collection:
 
 
 def scrape(
-    recipe: Recipe, wanted: Mapping[str, int], *, root: Path, ledger: Ledger, progress: Progress | None = None
+    recipe: Recipe,
+    wanted: Mapping[str, int],
+    *,
+    root: Path,
+    ledger: Ledger,
+    progress: Progress | None = None,
+    say: Say | None = None,
 ) -> Collection:
     """Fetch until each class of `wanted` holds that many images which decode, are large enough and unique by content.
 
+    Time and traffic grow linearly with the images wanted; memory holds no image longer than its decoding takes.
+
     Args:
-        recipe: says where and what to ask.
+        recipe: says where and what to ask, and what the licences must allow.
         wanted: class -> images that it should hold in all, with those of earlier runs.
         root: the data root; images go to `images/`.
         progress: called with class, images held, images wanted.
+        say: called with a line for a person, when there is something to say.
 
     Raises:
         CurateError: an unknown source or class, or a data root that cannot be written.
     """
-    if unknown := sorted(set(recipe.sources) - set(SOURCES)):
-        raise CurateError(f"no source {', '.join(unknown)}. There are {', '.join(SOURCES)}.")
     if unknown := sorted(set(wanted) - set(recipe.labels)):
         raise CurateError(f"no class {', '.join(unknown)} in recipe {recipe.name}. It has {', '.join(recipe.labels)}.")
+    found = find_sources(recipe.sources)
+    _make_root(root)
     remove_leftovers(root)
-    _fetch_lost_files_again(root, ledger, recipe.labels)
     collection = Collection({}, dict(wanted))
     with ExitStack() as stack:
-        session = stack.enter_context(open_session(recipe.web))
-        pool = stack.enter_context(ThreadPoolExecutor(recipe.web.threads, "fetch"))
-        sources = {name: SOURCES[name](recipe, session) for name in recipe.sources}
-        for label, number in wanted.items():
-            run = _ClassRun(recipe, label, number, root, ledger, sources, collection.problems)
-            collection.counts[label] = run.fill(pool, progress or _silent)
+        session = stack.enter_context(open_session(recipe.web, root / "cache"))
+        sources = {name: open_source(recipe, session) for name, open_source in found.items()}
+        crew = stack.enter_context(_Crew(recipe, sources))
+        runs = [_ClassRun(crew, label, n, root, ledger, progress or _silent) for label, n in wanted.items()]
+        _fill(runs, ledger, say or _say_nothing)
+    collection.counts = {run.label: run.held for run in runs}
+    collection.problems = crew.problems
     collection.causes = _causes(ledger, collection)
     return collection
 
 
-def collected(ledger: Ledger, labels: list[str]) -> pd.DataFrame:
-    """The manifest of all images held of these classes, class by class in the order they were offered."""
-    table = ledger.images(labels)
+def collected(ledger: Ledger, labels: list[str], license: str = "any") -> pd.DataFrame:
+    """The manifest of all images held of these classes under such a licence, in the order they were offered."""
+    table = _permitted(ledger.images(labels), license)
     table["image_id"] = table["sha256"].str[:16]
     table["status"] = "candidate"
     table["label"] = pd.Categorical(table["label"], labels, ordered=True)
@@ -117,120 +130,234 @@ def _spaced(text: str) -> str:
     return f" {' '.join(words)} "
 
 
+def _fill(runs: Sequence["_ClassRun"], ledger: Ledger, say: Say) -> None:
+    """Work on all classes at once until each is full or has no more; classes of another process come after it."""
+    waiting, active = list(runs), list[_ClassRun]()
+    told = False
+    try:
+        while waiting or active:
+            begun = [run for run in waiting if run.begin()]
+            waiting = [run for run in waiting if run not in begun]
+            active += begun
+            if waiting and not told:
+                told = True
+                names = ", ".join(run.label for run in waiting)
+                say(f"{names}: another process is fetching there; this one goes on when it is done")
+            settled = [(run, *pair) for run in active for pair in run.arrived()]
+            states = ledger.settle([outcome for _, _, outcome in settled])
+            for (run, row, outcome), state in zip(settled, states, strict=True):
+                run.keep(row, outcome, state)
+            active = [run for run in active if run.goes_on()]
+            if under_way := [future for run in active for future in run.next_to_come()]:
+                wait(under_way, timeout=POLL if waiting else None, return_when=FIRST_COMPLETED)
+            time.sleep(POLL if waiting and not active else TICK)
+    finally:
+        for run in runs:
+            run.lock.release()
+
+
+class _Crew:
+    """What all classes share: the sources and their problems, and the threads that search, fetch and decode."""
+
+    def __init__(self, recipe: Recipe, sources: dict[str, Source]) -> None:
+        self.recipe, self.sources = recipe, sources
+        self.problems: dict[str, str] = {}
+        self.odd_pages: dict[str, int] = {}
+        self.fetchers = ThreadPoolExecutor(recipe.web.threads, "fetch")
+        self.searchers = ThreadPoolExecutor(SEARCHES, "search")
+        self.decoders = ThreadPoolExecutor(os.cpu_count() or 1, "decode")  # more at once would only take memory
+
+    def __enter__(self) -> "_Crew":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for pool in (self.searchers, self.fetchers, self.decoders):
+            pool.shutdown(cancel_futures=True)
+
+    def asked(self, name: str) -> bool:
+        """Whether a source still is asked in this run."""
+        return name not in self.problems or self.odd_pages.get(name, ODD_PAGES) < ODD_PAGES
+
+    def complain(self, name: str, page: Page) -> None:
+        """A source gave no page. One that is blocked is not asked again; one odd page may be an accident."""
+        self.problems[name] = f"{page.answer}: {page.detail}" if page.detail else str(page.answer)
+        if page.answer is Answer.CHANGED:
+            self.odd_pages[name] = self.odd_pages.get(name, 0) + 1
+        else:
+            self.odd_pages[name] = ODD_PAGES
+
+    def fetch(self, row: dict[str, Any], arrivals: Arrivals) -> Outcome:
+        """What became of one candidate: its bytes come from an earlier arrival or its source."""
+        if word := excluded_word(Candidate(row["url"], title=row["title"] or ""), self.recipe.exclude):
+            return Outcome(row["fetch_id"], "refused", f"excluded word: {word}")
+        try:
+            data = arrivals.get(row["url"])
+            if data is None:
+                data = self.sources[row["source"]].fetch(row["url"])
+                arrivals.keep(row["url"], data)
+        except FetchError as error:
+            return Outcome(row["fetch_id"], "failed", error.cause, error.transient)
+        return self.decoders.submit(_examine, row["fetch_id"], data, self.recipe.min_side).result()
+
+
 class _ClassRun:
     """The way to one class's number: candidates out of the ledger, then page after page of its searches."""
 
-    def __init__(
-        self,
-        recipe: Recipe,
-        label: str,
-        wanted: int,
-        root: Path,
-        ledger: Ledger,
-        sources: dict[str, Source],
-        problems: dict[str, str],
-    ) -> None:
-        self.recipe, self.label, self.wanted = recipe, label, wanted
-        self.root, self.ledger, self.sources, self.problems = root, ledger, sources, problems
+    def __init__(self, crew: _Crew, label: str, wanted: int, root: Path, ledger: Ledger, progress: Progress) -> None:
+        self.crew, self.recipe, self.label, self.wanted = crew, crew.recipe, label, wanted
+        self.root, self.ledger, self.progress = root, ledger, progress
+        self.arrivals = Arrivals(root, label)
+        self.lock = FileLock(self.arrivals.folder.with_suffix(".lock"))
+        self.held = self.last = 0
+        self.under_way: deque[tuple[dict[str, Any], Future[Outcome]]] = deque()
+        self.search: tuple[str, str, int, Future[Page]] | None = None
+        self.given_up: set[tuple[str, str]] = set()  # searches that gave no page in this run
+        self.searched_out = False
 
-    def fill(self, pool: ThreadPoolExecutor, progress: Progress) -> int:
-        """Images held at the end. Never more downloads under way than images missing: nothing is fetched in vain."""
-        held = len(self.ledger.images([self.label]))
-        progress(self.label, held, self.wanted)
-        under_way: deque[tuple[dict[str, Any], Future[_Fetched]]] = deque()
-        candidates = self._candidates()
-        window = 4 * self.recipe.web.threads
-        while held < self.wanted:
-            while len(under_way) < min(window, self.wanted - held) and (row := next(candidates, None)):
-                under_way.append((row, pool.submit(self._fetch, row)))
-            if not under_way:
-                break
-            row, future = under_way.popleft()
-            held += self._settle(row, future.result())
-            progress(self.label, held, self.wanted)
-        return held
+    def begin(self) -> bool:
+        """Take the class, unless another process has it, and see what earlier runs left."""
+        with _clear_errors(self.root):
+            try:
+                self.lock.acquire(blocking=False)
+            except Timeout:
+                return False
+            self._find_lost_files()
+            self.ledger.retry_transient(self.label, MAX_ATTEMPTS)
+            self.arrivals.open(row["url"] for row in self.ledger.pending(self.label))
+        self._count()
+        return True
 
-    def _candidates(self) -> Iterator[dict[str, Any]]:
-        """Rows to fetch: those pending from earlier, then new pages, at last once more what failed for now."""
-        last = 0
-        self.ledger.retry_transient(self.label, MAX_ATTEMPTS)
-        names = list(self.sources)
-        while True:
-            rows = self.ledger.pending(self.label, names, last, 100)
+    def arrived(self) -> list[tuple[dict[str, Any], Outcome]]:
+        """What has come since, as far as everything offered before it has come too."""
+        come = []
+        while self.under_way and self.under_way[0][1].done():
+            row, future = self.under_way.popleft()
+            come.append((row, _result(future, self.root)))
+        return come
+
+    def keep(self, row: dict[str, Any], outcome: Outcome, state: str) -> None:
+        """The ledger knows how it ended: put the bytes where they belong."""
+        if state == "ok":
+            with _clear_errors(self.root):
+                self.arrivals.store(row["url"], outcome.facts["file_name"])
+            self.held += 1
+            self.progress(self.label, self.held, self.wanted)
+        else:
+            self.arrivals.discard(row["url"])
+
+    def goes_on(self) -> bool:
+        """Start what is needed next; False, and the class is left, when it is full or there is no more."""
+        if self.search and self.search[-1].done():
+            self._take_page(*self.search)
+        missing = self.wanted - self.held - len(self.under_way)
+        if missing > 0:
+            rows = self._next_rows(missing)
             for row in rows:
-                last = row["fetch_id"]
-                yield row
-            if not rows and not self._next_page():
-                return
-
-    def _next_page(self) -> bool:
-        """Ask the first search that has something new; False when none has."""
-        for name, source in self.sources.items():
-            for query in self.recipe.queries(self.label):
-                while name not in self.problems:
-                    state = self.ledger.cursor(self.label, name, query)
-                    if state["exhausted"]:
-                        break
-                    if self._ask(name, source, query, state):
-                        return True
+                self.under_way.append((row, self.crew.fetchers.submit(self.crew.fetch, row, self.arrivals)))
+            if len(rows) < missing and not self.search and not self.searched_out:
+                self._ask()
+        if self.under_way or self.search:
+            return True
+        self.lock.release()
         return False
 
-    def _ask(self, name: str, source: Source, query: str, state: dict[str, Any]) -> int:
-        """Keep the next page of one search; how many of its candidates are new."""
-        page = source.search(query, self.label, state["cursor"])
+    def next_to_come(self) -> list[Future[Any]]:
+        """What the class waits for: the candidate that was offered first, and its search."""
+        first = [self.under_way[0][1]] if self.under_way else []
+        return [*first, self.search[-1]] if self.search else first
+
+    def _next_rows(self, number: int) -> list[dict[str, Any]]:
+        """Candidates that nobody fetched yet, at most so many, whose licence is as asked for."""
+        rows: list[dict[str, Any]] = []
+        names = list(self.crew.sources)
+        while len(rows) < number and (batch := self.ledger.pending(self.label, names, self.last, 100)):
+            for row in batch[: number - len(rows)]:
+                self.last = row["fetch_id"]
+                if permits(row["license"] or "", row["license_basis"] or "unknown", self.recipe.license):
+                    rows.append(row)
+        return rows
+
+    def _ask(self) -> None:
+        """Start the first search that may have something new."""
+        for name, source in self.crew.sources.items():
+            for query in self.recipe.queries(self.label):
+                if (name, query) in self.given_up or not self.crew.asked(name):
+                    continue
+                state = self.ledger.cursor(self.label, name, query, self.recipe.license)
+                if not state["exhausted"]:
+                    page = self.crew.searchers.submit(source.search, query, self.label, state["cursor"])
+                    self.search = name, query, state["offered"], page
+                    return
+        self.searched_out = True
+
+    def _take_page(self, name: str, query: str, offered: int, future: Future[Page]) -> None:
+        """Write the page of a search into the ledger, with the cursor after it."""
+        self.search, page = None, future.result()
         if page.answer not in (Answer.OK, Answer.EMPTY):
-            self.problems[name] = f"{page.answer}: {page.detail}" if page.detail else str(page.answer)
-            return 0
+            self.crew.complain(name, page)
+            self.given_up.add((name, query))
+            return
         offers = [
             {"url": c.url, "rank": rank, **{column: getattr(c, column) for column in PROVENANCE}}
-            for rank, c in enumerate(page.candidates, state["offered"] + 1)
+            for rank, c in enumerate(page.candidates, offered + 1)
         ]
         cursor = page.cursor if page.answer is Answer.OK else None
-        return self.ledger.add_page(self.label, name, query, offers, cursor, STALE_PAGES)
+        self.ledger.add_page(self.label, name, query, offers, cursor, STALE_PAGES, self.recipe.license)
+        if self.recipe.license != "any":
+            self._count()  # the page may have told the licence of an image that is held
 
-    def _fetch(self, row: dict[str, Any]) -> "_Fetched":
-        candidate = Candidate(row["url"], title=row["title"] or "")
-        if word := excluded_word(candidate, self.recipe.exclude):
-            return _Fetched("refused", f"excluded word: {word}")
-        try:
-            data = self.sources[row["source"]].fetch(row["url"])
-            picture, image = inspect(data)
-        except FetchError as error:
-            return _Fetched("failed", error.cause, error.transient)
-        except ImageError as error:
-            return _Fetched("failed", f"no image: {error}")
-        if min(picture.width, picture.height) < self.recipe.min_side:
-            return _Fetched("refused", f"smaller than {self.recipe.min_side} pixels")
-        return _Fetched("ok", None, False, data, picture, phash(image))
+    def _count(self) -> None:
+        self.held = len(_permitted(self.ledger.images([self.label]), self.recipe.license))
+        self.progress(self.label, self.held, self.wanted)
 
-    def _settle(self, row: dict[str, Any], got: "_Fetched") -> bool:
-        """Keep the image and write the row; True when it counts."""
-        if got.picture is None:
-            self.ledger.settle(row["fetch_id"], got.state, cause=got.cause, transient=got.transient)
-            return False
-        try:
-            name = store(self.root, got.data, got.picture)
-        except OSError as error:
-            raise CurateError(f"{self.root}: no image can be written: {error}. What was fetched is kept.") from error
-        facts = {**got.picture._asdict(), "bytes": len(got.data), "phash": got.phash, "file_name": name, "cause": None}
-        return self.ledger.settle(row["fetch_id"], "ok", transient=False, **facts) == "ok"
+    def _find_lost_files(self) -> None:
+        """What a killed run had not put into the store yet is put there; what was deleted is fetched again."""
+        lost = []
+        for row in self.ledger.images([self.label]).itertuples():
+            url, name = str(row.url), str(row.file_name)
+            if not (self.root / name).is_file() and not self.arrivals.store(url, name):
+                lost.append(int(str(row.fetch_id)))
+        if lost:
+            self.ledger.forget(lost)
 
 
-@dataclass(frozen=True)
-class _Fetched:
-    state: str
-    cause: str | None
-    transient: bool = False
-    data: bytes = b""
-    picture: Picture | None = None
-    phash: str | None = None
+def _examine(fetch_id: int, data: bytes, min_side: int) -> Outcome:
+    """Decode and hash what a fetch brought."""
+    try:
+        picture, image = inspect(data)
+    except ImageError as error:
+        return Outcome(fetch_id, "failed", f"no image: {error}")
+    if min(picture.width, picture.height) < min_side:
+        return Outcome(fetch_id, "refused", f"smaller than {min_side} pixels")
+    facts = {**picture._asdict(), "bytes": len(data), "phash": phash(image), "file_name": path_in_store(picture)}
+    return Outcome(fetch_id, "ok", facts=facts)
 
 
-def _fetch_lost_files_again(root: Path, ledger: Ledger, labels: list[str]) -> None:
-    held = ledger.images(labels)
-    lost = [row.fetch_id for row in held.itertuples() if not (root / str(row.file_name)).is_file()]
-    if lost:
-        ledger.forget([int(fetch_id) for fetch_id in lost])
+def _permitted(images: pd.DataFrame, license: str) -> pd.DataFrame:
+    pairs = zip(images["license"].fillna(""), images["license_basis"].fillna("unknown"), strict=True)
+    return images[[permits(given, basis, license) for given, basis in pairs]].copy()
+
+
+def _result(future: Future[Outcome], root: Path) -> Outcome:
+    with _clear_errors(root):
+        return future.result()
+
+
+def _make_root(root: Path) -> None:
+    with _clear_errors(root):
+        root.mkdir(parents=True, exist_ok=True)
+
+
+@contextmanager
+def _clear_errors(root: Path) -> Iterator[None]:
+    """What the disk refuses is said so that the user can put it right."""
+    try:
+        yield
+    except OSError as error:
+        raise CurateError(
+            f"{root}: nothing can be written there: {error.strerror or error}. What was fetched is kept; make room or "
+            "allow writing, then run the same command again."
+        ) from error
 
 
 def _causes(ledger: Ledger, collection: Collection) -> dict[str, dict[str, int]]:
@@ -241,3 +368,7 @@ def _causes(ledger: Ledger, collection: Collection) -> dict[str, dict[str, int]]
 
 def _silent(label: str, held: int, wanted: int) -> None:
     """No progress wanted."""
+
+
+def _say_nothing(line: str) -> None:
+    """Nobody listens."""

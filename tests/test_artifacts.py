@@ -202,7 +202,7 @@ def test_a_damaged_file_is_a_row_with_its_cause(tmp_path):
     assert rows[0][0].keys() == {"audit_error"}
     assert rows[0][1].all()
     assert rows[1][0]["background_kind"] == "white"
-    assert flags(table)[0].startswith("unreadable: UnidentifiedImageError")
+    assert flags(table)[0].startswith("unreadable: none of JPEG")
     assert flags(table)[1] == ""
     assert artifact_score(table).tolist() == [1.0, 0.0]
     with pytest.raises(CurateError, match=r"gone\.jpg"):

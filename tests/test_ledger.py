@@ -1,8 +1,9 @@
+import sqlite3
 import threading
 
 import pytest
 
-from curate.ledger import Decision, Ledger
+from curate.ledger import Decision, Ledger, Outcome
 from curate.manifest import CurateError
 
 
@@ -70,23 +71,86 @@ def test_a_search_is_exhausted_without_a_cursor_or_after_stale_pages(ledger):
     assert ledger.cursor("oak", "bing", "other")["exhausted"]
 
 
-def test_the_same_bytes_count_once(ledger):
-    ledger.add_page("oak", "bing", "q", offers("u1", "u2"), None, 2)
-    first, second = ledger.pending("oak", ["bing"], 0, 9)
-    assert ledger.settle(first["fetch_id"], "ok", sha256="s") == "ok"
-    assert ledger.settle(second["fetch_id"], "ok", sha256="s") == "repeated"
-    assert ledger.images(["oak"])["url"].tolist() == ["u1"]
-    assert ledger.outcomes().set_index("state")["fetches"].to_dict() == {"ok": 1, "repeated": 1}
+def ok(fetch_id: int, sha256: str) -> Outcome:
+    return Outcome(fetch_id, "ok", facts={"sha256": sha256})
+
+
+def test_the_same_bytes_count_once_whether_settled_together_or_later(ledger):
+    ledger.add_page("oak", "bing", "q", offers("u1", "u2", "u3", "u4"), None, 2)
+    one, two, three, four = (row["fetch_id"] for row in ledger.pending("oak"))
+    assert ledger.settle([ok(one, "s"), ok(two, "s"), ok(three, "t")]) == ["ok", "repeated", "ok"]
+    assert ledger.settle([ok(four, "t")]) == ["repeated"]
+    assert ledger.images(["oak"])["url"].tolist() == ["u1", "u3"]
+    assert ledger.outcomes().set_index(["state", "cause"], drop=True)["fetches"].sum() == 4
+    assert "the same bytes as an image of oak" in ledger.outcomes()["cause"].tolist()
+
+
+def test_two_processes_that_bring_the_same_bytes_keep_them_once(tmp_path):
+    with Ledger(tmp_path / "ledger.db") as one, Ledger(tmp_path / "ledger.db") as two:
+        urls = [f"u{i}" for i in range(40)]
+        one.add_page("oak", "bing", "q", offers(*urls), None, 2)
+        ids = [row["fetch_id"] for row in one.pending("oak")]
+        states: list[str] = []
+
+        def bring(book: Ledger, mine: list[int]) -> None:
+            for number, fetch_id in enumerate(mine):
+                states.extend(book.settle([ok(fetch_id, f"bytes {number}")]))
+
+        threads = [threading.Thread(target=bring, args=args) for args in ((one, ids[:20]), (two, ids[20:]))]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert (states.count("ok"), states.count("repeated")) == (20, 20)
+        assert one.images()["sha256"].is_unique
 
 
 def test_what_failed_for_now_is_tried_again_up_to_its_limit(ledger):
     ledger.add_page("oak", "bing", "q", offers("u1", "u2"), None, 2)
-    first, second = ledger.pending("oak", ["bing"], 0, 9)
-    ledger.settle(first["fetch_id"], "failed", cause="timeout", transient=True)
-    ledger.settle(second["fetch_id"], "failed", cause="404", transient=False)
+    first, second = (row["fetch_id"] for row in ledger.pending("oak"))
+    ledger.settle([Outcome(first, "failed", "timeout", transient=True), Outcome(second, "failed", "404")])
+    assert ledger.failures()[["url", "cause", "attempts"]].to_numpy().tolist() == [
+        ["u1", "timeout", 1],
+        ["u2", "404", 1],
+    ]
     assert ledger.retry_transient("oak", max_attempts=2) == 1
-    ledger.settle(first["fetch_id"], "failed", cause="timeout", transient=True)
+    ledger.settle([Outcome(first, "failed", "timeout", transient=True)])
     assert ledger.retry_transient("oak", max_attempts=2) == 0
+
+
+def test_searches_with_and_without_a_licence_filter_go_on_apart(ledger):
+    ledger.add_page("oak", "bing", "q", offers("u1"), "2", 2)
+    ledger.add_page("oak", "bing", "q", offers("u2"), None, 2, "commercial")
+    assert ledger.cursor("oak", "bing", "q")["cursor"] == "2"
+    assert ledger.cursor("oak", "bing", "q", "commercial")["exhausted"]
+    assert ledger.cursor("oak", "bing", "q", "cc")["cursor"] is None
+
+
+def test_a_search_that_knows_the_licence_of_a_known_address_tells_it(ledger):
+    unknown, told = (
+        [{"url": "u1", "rank": 1, "license": license, "license_basis": basis}]
+        for license, basis in (("", "unknown"), ("CC-BY-4.0", "asserted"))
+    )
+    ledger.add_page("oak", "bing", "q", unknown, "2", 2)
+    assert ledger.add_page("oak", "openverse", "q", told, "2", 2) == 0
+    assert [(row["license"], row["license_basis"]) for row in ledger.pending("oak")] == [("CC-BY-4.0", "asserted")]
+    assert ledger.cursor("oak", "openverse", "q")["stale_pages"] == 0
+    ledger.add_page("oak", "commons", "q", [{**told[0], "license": "CC0-1.0"}], "2", 2)
+    assert ledger.pending("oak")[0]["license"] == "CC-BY-4.0"
+
+
+def test_a_ledger_of_before_searches_had_a_licence_keeps_its_cursors(tmp_path):
+    with sqlite3.connect(tmp_path / "old.db") as old:
+        old.execute(
+            "CREATE TABLE cursors (source TEXT, label TEXT, query TEXT, cursor TEXT, offered INTEGER, "
+            "stale_pages INTEGER, exhausted BOOLEAN, PRIMARY KEY (source, label, query))"
+        )
+        old.execute("INSERT INTO cursors VALUES ('bing', 'oak', 'q', '36', 35, 0, 0)")
+    old.close()
+    for _ in range(2):
+        with Ledger(tmp_path / "old.db") as ledger:
+            assert ledger.cursor("oak", "bing", "q")["cursor"] == "36"
+            ledger.add_page("oak", "bing", "q", offers("u1"), "36", 2, "cc")
 
 
 def test_writers_on_two_threads_lose_nothing(tmp_path):

@@ -16,7 +16,7 @@ def test_the_shipped_igneous_recipe_is_the_studys(tmp_path):
     igneous = read_recipe(tmp_path / "igneous.toml")
     assert igneous.labels == ["andesite", "basalt", "diorite", "gabbro", "granite", "peridotite", "rhyolite"]
     assert igneous.target == 73
-    assert igneous.sources == ("bing", "google")
+    assert igneous.sources == ("bing", "google", "openverse", "commons", "flickr")
     assert {"countertop", "tile", "map", "thin section"} <= set(igneous.exclude)
     assert all(len(igneous.queries(label)) >= 4 for label in igneous.labels)
 

@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from curate.arrivals import Arrivals
 from curate.images import inspect
 from curate.ledger import Ledger
 from curate.manifest import CurateError
 from curate.scrape import collected, excluded_word, scrape
 from curate.sources import Candidate
+from curate.sources.find import find_sources
 from tests.pictures import jpeg, photos, recipe_for
 from tests.web import Faults, LoopbackWeb, Photo
 
@@ -167,3 +169,68 @@ def test_a_run_that_is_killed_and_run_again_ends_as_one_that_was_not(tmp_path):
     files = [p for p in (tmp_path / "killed" / "images").rglob("*") if p.is_file()]
     assert len(files) == 80
     assert not [p for p in files if p.name.endswith(".tmp")]
+
+
+OWN_SOURCE = """
+from pathlib import Path
+from curate.sources import Answer, Candidate, Page, Source
+
+def open_source(recipe, session):
+    files = sorted(Path(recipe.folder).glob("*.jpg"))
+    found = tuple(Candidate(file.name, title=recipe.name, creator="me") for file in files)
+    fetch = lambda name: (Path(recipe.folder) / name).read_bytes()
+    return Source(lambda query, label, cursor: Page(Answer.OK, found), fetch)
+"""
+
+
+def test_a_source_in_a_file_of_ones_own_is_asked(tmp_path):
+    (tmp_path / "mine.py").write_text(OWN_SOURCE)
+    for number in range(5):
+        (tmp_path / f"{number}.jpg").write_bytes(jpeg(number))
+    with LoopbackWeb({}) as web:
+        mine = str(tmp_path / "mine.py")
+        result, table = run(web, tmp_path / "data", {"oak": 4}, sources=(mine,), folder=str(tmp_path))
+    assert result.counts == {"oak": 4}
+    assert table["source"].unique().tolist() == [mine]
+    assert table["creator"].unique().tolist() == ["me"]
+
+
+def test_a_file_that_is_no_source_is_named(tmp_path):
+    (tmp_path / "empty.py").write_text("x = 1")
+    with pytest.raises(CurateError, match=r"empty.py: no function open_source"):
+        find_sources((str(tmp_path / "empty.py"),))
+    with pytest.raises(CurateError, match=r"absent.py: no such file"):
+        find_sources((str(tmp_path / "absent.py"),))
+
+
+def test_what_had_arrived_before_a_kill_is_not_fetched_again(tmp_path):
+    with LoopbackWeb({"oak": photos("oak", range(20))}) as web:
+        run(web, tmp_path, {"oak": 6})
+        with Ledger(tmp_path / "ledger.db") as ledger:
+            held = ledger.images(["oak"])
+            arrivals = Arrivals(tmp_path, "oak")
+            arrivals.open([])
+            for row in held.itertuples():
+                arrivals.keep(row.url, (tmp_path / row.file_name).read_bytes())
+            (tmp_path / held["file_name"][0]).unlink()  # killed between the ledger and the store
+            ledger.forget([int(held["fetch_id"][1])])  # killed before the ledger knew
+            arrivals.keep("https://nobody.example/asks", b"for it")
+        before = len(image_requests(web))
+        result, _ = run(web, tmp_path, {"oak": 6})
+        assert len(image_requests(web)) == before
+    assert result.counts == {"oak": 6}
+    assert list(arrivals.folder.iterdir()) == []
+
+
+def test_only_images_whose_licence_allows_what_was_asked_are_held_and_listed(tmp_path):
+    with LoopbackWeb({"oak": photos("oak", range(30))}) as web:
+        run(web, tmp_path, {"oak": 6})
+        with Ledger(tmp_path / "ledger.db") as ledger:
+            told = [
+                {"url": row.url, "license": "CC-BY-4.0", "license_basis": "asserted"}
+                for row in ledger.images().head(2).itertuples()
+            ]
+            ledger.add_page("oak", "bing", "oak leaf", told, None, 2)
+            assert len(collected(ledger, ["oak"])) == 6
+            assert collected(ledger, ["oak"], "commercial")["license"].tolist() == ["CC-BY-4.0"] * 2
+            assert len(collected(ledger, ["oak"], "public-domain")) == 0

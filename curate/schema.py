@@ -1,0 +1,108 @@
+"""The tables of the ledger, and opening a database that has them."""
+
+from typing import Any
+
+import sqlalchemy as sa
+
+schema = sa.MetaData()
+fetches = sa.Table(
+    "fetches",
+    schema,
+    sa.Column("fetch_id", sa.Integer, primary_key=True),
+    sa.Column("url", sa.Text, nullable=False, unique=True),
+    sa.Column("label", sa.Text, nullable=False),
+    sa.Column("source", sa.Text, nullable=False),
+    sa.Column("query", sa.Text, nullable=False),
+    sa.Column("rank", sa.Integer, nullable=False),
+    sa.Column("page_url", sa.Text),
+    sa.Column("title", sa.Text),
+    sa.Column("creator", sa.Text),
+    sa.Column("license", sa.Text),
+    sa.Column("license_url", sa.Text),
+    sa.Column("license_basis", sa.Text),
+    sa.Column("attribution", sa.Text),
+    sa.Column("state", sa.Text, nullable=False),  # pending, ok, repeated (same bytes as another), refused, failed
+    sa.Column("cause", sa.Text),
+    sa.Column("attempts", sa.Integer, nullable=False),
+    sa.Column("transient", sa.Boolean),
+    sa.Column("sha256", sa.Text),
+    sa.Column("file_name", sa.Text),
+    sa.Column("width", sa.Integer),
+    sa.Column("height", sa.Integer),
+    sa.Column("format", sa.Text),
+    sa.Column("bytes", sa.Integer),
+    sa.Column("phash", sa.Text),
+    sa.Column("fetched_at", sa.Text),
+    sa.Index("fetches_by_state", "label", "state"),
+)
+# Whatever two processes do at once, no bytes are counted twice.
+sa.Index(
+    "one_fetch_holds_the_bytes",
+    fetches.c.sha256,
+    unique=True,
+    sqlite_where=fetches.c.state == "ok",
+    postgresql_where=fetches.c.state == "ok",
+)
+cursors = sa.Table(
+    "cursors",
+    schema,
+    sa.Column("source", sa.Text, primary_key=True),
+    sa.Column("label", sa.Text, primary_key=True),
+    sa.Column("query", sa.Text, primary_key=True),
+    sa.Column("license", sa.Text, primary_key=True, server_default="any"),  # the filter asked with: another search
+    sa.Column("cursor", sa.Text),
+    sa.Column("offered", sa.Integer, nullable=False),  # candidates so far: the rank of the next one is one more
+    sa.Column("stale_pages", sa.Integer, nullable=False),  # pages in a row without an address unseen
+    sa.Column("exhausted", sa.Boolean, nullable=False),
+)
+decisions = sa.Table(
+    "decisions",
+    schema,
+    sa.Column("position", sa.Integer, primary_key=True),
+    sa.Column("decision_id", sa.Text, nullable=False, unique=True),
+    sa.Column("image_id", sa.Text, nullable=False, index=True),
+    sa.Column("verdict", sa.Text, nullable=False),
+    sa.Column("reason", sa.Text),
+    sa.Column("label", sa.Text),
+    sa.Column("undoes", sa.Text),
+    sa.Column("batch", sa.Text),
+    sa.Column("reviewer", sa.Text, nullable=False),
+    sa.Column("decided_at", sa.Text, nullable=False),
+)
+
+
+def open_database(url: str) -> sa.Engine:
+    """Connect, make what tables there are not, and bring those of earlier versions up to date.
+
+    Raises:
+        SQLAlchemyError: it cannot be opened, or is no such database.
+    """
+    engine = sa.create_engine(url)
+    if engine.dialect.name == "sqlite":
+        sa.event.listen(engine, "connect", _sqlite_settings)
+    with engine.connect() as connection:
+        if engine.dialect.name == "sqlite":
+            connection.exec_driver_sql("BEGIN IMMEDIATE")  # all tables or none, and one process after the other
+        schema.create_all(connection)
+        connection.commit()
+    _add_license_to_cursors(engine)
+    return engine
+
+
+def _add_license_to_cursors(engine: sa.Engine) -> None:
+    """Ledgers of before searches had a licence filter: their cursors are those of searches without one."""
+    columns = {column["name"] for column in sa.inspect(engine).get_columns("cursors")}
+    if "license" in columns:
+        return
+    with engine.begin() as connection:
+        old = sa.Table("cursors", sa.MetaData(), autoload_with=connection)
+        rows = [dict(row) for row in connection.execute(sa.select(old)).mappings()]
+        old.drop(connection)
+        cursors.create(connection)
+        if rows:
+            connection.execute(cursors.insert(), rows)
+
+
+def _sqlite_settings(connection: Any, _: Any) -> None:
+    for pragma in ("journal_mode = WAL", "synchronous = FULL", "busy_timeout = 30000"):
+        connection.execute(f"PRAGMA {pragma}")
