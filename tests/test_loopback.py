@@ -8,14 +8,26 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+import requests
 from PIL import Image
 
 from curate.images import ImageError, inspect
 from curate.recipe import ImageClass, Recipe, Web
-from curate.sources import Answer, Candidate, FetchError, Page, bing, google
+from curate.sources import (
+    Answer,
+    Candidate,
+    FetchError,
+    Page,
+    bing,
+    commons,
+    flickr,
+    google,
+    inaturalist,
+    openverse,
+)
 from curate.web import download, open_session
 from tests.web import Faults, LoopbackWeb, Photo, demo_photos, folder_photos
-from tests.web.server import BING, GOOGLE
+from tests.web.faults import API, BING, GOOD, GOOGLE, TITLES
 
 
 def jpeg(shade: int) -> bytes:
@@ -28,13 +40,20 @@ def photos(label: str, count: int) -> list[Photo]:
     return [Photo(f"{label}/{n:04d}", lambda n=n: jpeg(n)) for n in range(count)]
 
 
+@pytest.fixture(autouse=True)
+def flickr_key(monkeypatch):
+    monkeypatch.setenv("FLICKR_API_KEY", "0123456789abcdef0123456789abcdef")
+
+
+ENGINES = {"bing": bing, "google": google, "openverse": openverse, "commons": commons, "flickr": flickr}
+ENGINES["inaturalist"] = inaturalist
 ROCKS = {"granite": photos("granite", 90), "basalt": photos("basalt", 40)}
 
 
-def walk(engine, web: LoopbackWeb, query: str, most: int = 9) -> list[Page]:
+def walk(engine, web: LoopbackWeb, query: str, most: int = 9, license: str = "any") -> list[Page]:
     """All pages of a query until there is no cursor, or an answer that is not ok."""
     options = Web(mirrors=web.mirrors)
-    recipe = Recipe("rocks", (ImageClass("granite", (query,)),), web=options)
+    recipe = Recipe("rocks", (ImageClass("granite", (query,)),), license=license, web=options)
     found: list[Page] = []
     with open_session(options) as session:
         source = engine.open_source(recipe, session)
@@ -51,14 +70,14 @@ def urls(found: Sequence[Page]) -> list[str]:
     return [candidate.url for page in found for candidate in page.candidates]
 
 
-@pytest.mark.parametrize("engine", [bing, google])
-def test_both_engines_list_a_class_completely_in_one_order_for_each_of_its_queries(engine):
+@pytest.mark.parametrize("engine", [bing, google, openverse, commons, flickr])
+def test_the_engines_list_a_class_completely_in_one_order_for_each_of_its_queries(engine):
     with LoopbackWeb(ROCKS) as web:
         wanted = [web.address(photo) for photo in ROCKS["granite"]]
         for query in ("granite", "Porphyritic GRANITE hand sample & more"):
             found = walk(engine, web, query)
             assert urls(found) == wanted
-            assert found[-1].answer is Answer.EMPTY
+            assert found[-1].answer is Answer.EMPTY or found[-1].cursor is None
 
 
 def test_bing_pages_hold_35_and_google_pages_100():
@@ -110,25 +129,96 @@ def test_addresses_vary_as_on_the_web_and_keep_the_name():
         assert any(re.search(form, url) for url in addresses), form
 
 
+def test_inaturalist_shows_one_photo_of_each_observation_which_leads_to_its_bytes():
+    """Every fifth observation of the loopback web has three photos: 90 photos are 64 observations."""
+    with LoopbackWeb(ROCKS) as web:
+        found = walk(inaturalist, web, "granite")
+        assert [len(page.candidates) for page in found] == [50, 14]
+        options = Web(mirrors=web.mirrors)
+        with open_session(options) as session:
+            got = [download(session, url, options) for url in urls(found)]
+    assert got == [jpeg(n) for n in range(90) if n % 7 not in (3, 4)]
+
+
+@pytest.mark.parametrize("name", ["openverse", "commons", "flickr", "inaturalist"])
+def test_licences_are_asserted_vary_and_follow_from_the_seed(name):
+    with LoopbackWeb(ROCKS) as web:
+        found = [candidate for page in walk(ENGINES[name], web, "granite") for candidate in page.candidates]
+        again = [candidate for page in walk(ENGINES[name], web, "granite") for candidate in page.candidates]
+    assert found == again
+    assert {candidate.license_basis for candidate in found} == {"asserted"}
+    assert {"CC0-1.0", "CC-BY-4.0", "CC-BY-SA-4.0"} <= {candidate.license for candidate in found}
+    assert all(candidate.creator and candidate.attribution and candidate.page_url for candidate in found)
+
+
+@pytest.mark.parametrize("name", [name for name in ENGINES if name != "google"])
+def test_a_licence_filter_is_honoured(name):
+    with LoopbackWeb(ROCKS) as web:
+        whole = urls(walk(ENGINES[name], web, "granite"))
+        some = [c for page in walk(ENGINES[name], web, "granite", license="public-domain") for c in page.candidates]
+        wanted = {web.result(photo, name).url for photo in ROCKS["granite"] if is_free(web.license_of(photo, name))}
+    assert [path for path in web.requests if "license" in path]
+    assert {candidate.url.replace("/large.", "/square.") for candidate in some} <= wanted
+    assert 3 <= len(some) < len(whole)
+
+
+def test_the_licence_filters_of_bing_and_google_leave_those_of_creative_commons():
+    with LoopbackWeb(ROCKS) as web:
+        pages = {
+            "all": requests.get(f"{web.base}/google/search?q=granite", timeout=5).text,
+            "cc": requests.get(f"{web.base}/google/search?q=granite&tbs=il:cl", timeout=5).text,
+            "l2": requests.get(f"{web.base}/bing/images/async?q=granite&qft=+filterui:license-L2", timeout=5).text,
+        }
+        licensed = {photo: web.license_of(photo, "google") for photo in ROCKS["granite"]}
+    listed = {name: {p for p in ROCKS["granite"] if f"pages/{p.name}.html" in page} for name, page in pages.items()}
+    assert listed["all"] == set(ROCKS["granite"])
+    assert listed["cc"] == {photo for photo, license in licensed.items() if license}
+    assert listed["l2"] == {photo for photo, license in licensed.items() if license and license[0] == "by"}
+    assert 3 < len(listed["l2"]) < len(listed["cc"]) < 90
+
+
+def is_free(license: tuple[str, str] | None) -> bool:
+    return license is not None and license[0] in ("cc0", "pdm")
+
+
+def test_flickr_is_shut_without_a_key(monkeypatch):
+    with LoopbackWeb(ROCKS) as web:
+        place = (
+            f"{web.base}/flickr/services/rest/?method=flickr.photos.search&text=granite&format=json&nojsoncallback=1"
+        )
+        assert requests.get(place, timeout=5).json()["code"] == 100
+        assert requests.get(f"{place}&api_key=x", timeout=5).json()["photos"]["total"] == 90
+        monkeypatch.delenv("FLICKR_API_KEY")
+        assert walk(flickr, web, "granite")[0].answer is Answer.BLOCKED
+
+
 CAUSES = {
     "missing": ("404", False),
     "drip": ("too slow", True),
     "oversize": ("too large", False),
     "private_redirect": ("refused address", False),
-    "robots": ("robots", False),
+    "robots": ("x-robots-tag", False),
+    "server_down": ("500", True),
+    "reset": ("connection", True),
+    "header_drip": ("timeout", True),
+    "gzip_bomb": ("too large", False),
+    "redirects": ("redirects", False),
+    "private_address": ("refused address", False),
+    "empty": ("empty", False),
 }
 
 
 @pytest.mark.parametrize("fault", CAUSES)
 def test_a_fault_of_an_image_host_becomes_its_cause(fault):
     with LoopbackWeb({"granite": photos("granite", 1)}, faults=Faults(**{fault: 1.0})) as web:
-        options = Web(mirrors=web.mirrors, deadline=0.4)
+        short = {"drip": {"deadline": 0.4}, "header_drip": {"timeout": 0.3}, "gzip_bomb": {"max_bytes": 2_000_000}}
+        options = Web(mirrors=web.mirrors, **short.get(fault, {}))
         with open_session(options) as session, pytest.raises(FetchError) as failure:
             download(session, web.address(ROCKS["granite"][0]), options)
     assert (failure.value.cause, failure.value.transient) == CAUSES[fault]
 
 
-@pytest.mark.parametrize("fault", ["html", "truncated", "bomb"])
+@pytest.mark.parametrize("fault", ["html", "truncated", "bomb", "svg"])
 def test_bytes_that_are_no_image_arrive_and_decoding_refuses_them(fault):
     with LoopbackWeb({"granite": photos("granite", 1)}, faults=Faults(**{fault: 1.0})) as web:
         options = Web(mirrors=web.mirrors)
@@ -136,6 +226,49 @@ def test_bytes_that_are_no_image_arrive_and_decoding_refuses_them(fault):
             data = download(session, web.address(ROCKS["granite"][0]), options)
     with pytest.raises(ImageError):
         inspect(data)
+
+
+@pytest.mark.parametrize("fault", [*GOOD, "small", "repeat"])
+def test_what_is_only_unusual_arrives_and_is_an_image(fault):
+    """16 x 16 pixels whatever the file, a tenth of it where small."""
+    with LoopbackWeb({"granite": photos("granite", 12)}, faults=Faults(**{fault: 1.0})) as web:
+        options = Web(mirrors=web.mirrors)
+        with open_session(options) as session:
+            found = urls(walk(bing, web, "granite"))
+            assert [inspect(download(session, url, options))[0][1:3] for url in found] == [
+                (1, 1) if fault == "small" else (16, 16)
+            ] * 12
+            kept = {download(session, url, options) for url in found}
+        assert kept == {web.content(photo) for photo in web.classes["granite"]}
+    assert len(web.photos_sent) == 24
+    assert len(kept) == (1 if fault == "repeat" else 12 if fault not in ("deep", "small") else len(kept))
+
+
+def test_hostile_titles_are_listed_and_lose_their_control_codes():
+    with LoopbackWeb(ROCKS, faults=Faults(formula=1.0)) as web:
+        for engine in (bing, google, openverse, commons, flickr, inaturalist):
+            titles = {candidate.title for page in walk(engine, web, "granite") for candidate in page.candidates}
+            assert len(titles) >= len(TITLES)
+            assert any("cmd|" in title for title in titles)
+            assert not any(re.search(r"[\x00-\x1f\u202e\u2066]", title) for title in titles)
+
+
+def test_robots_txt_shuts_what_lies_in_private_and_is_no_request_for_an_image():
+    with LoopbackWeb(ROCKS, faults=Faults(robots_txt=0.5)) as web:
+        said = requests.get(f"{web.base}/photos/robots.txt", timeout=5).text
+        shut = [photo for photo in ROCKS["granite"] if "/private/" in web.address(photo)]
+        assert requests.get(f"{web.base}/bing/robots.txt", timeout=5).status_code == 404
+        assert (len(web.requests), len(web.robots_requests)) == (0, 2)
+    assert said == "User-agent: *\nDisallow: /private/\n"
+    assert 25 < len(shut) < 65
+
+
+def test_an_error_that_passes_is_one_answer_only():
+    with LoopbackWeb(ROCKS, faults=Faults(server_error=1.0)) as web:
+        places = [web.base + "/photos/" + web.address(photo).split("/", 3)[3] for photo in ROCKS["granite"][:8]]
+        statuses = [[requests.get(place, timeout=5).status_code for _ in range(2)] for place in places]
+    assert {first for first, _ in statuses} == {500, 503}
+    assert {second for _, second in statuses} == {200}
 
 
 def test_a_busy_host_serves_after_the_wait_it_asked_for():
@@ -195,6 +328,19 @@ def test_a_mood_of_google_becomes_its_answer_and_is_never_success(mood):
     with LoopbackWeb(ROCKS, faults=Faults(google=mood)) as web:
         assert walk(google, web, "granite")[0].answer is MOODS[mood]
         assert walk(bing, web, "granite")[0].answer is Answer.OK
+
+
+@pytest.mark.parametrize("mood", [mood for mood in API if mood in MOODS])
+@pytest.mark.parametrize("name", ["openverse", "commons", "flickr", "inaturalist"])
+def test_a_mood_of_an_interface_becomes_its_answer(name, mood):
+    with LoopbackWeb(ROCKS, faults=Faults(**{name: mood})) as web:
+        assert walk(ENGINES[name], web, "granite")[0].answer is MOODS[mood]
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_a_limit_that_passes_is_waited_for(name):
+    with LoopbackWeb(ROCKS, faults=Faults(**{name: "limited_once"})) as web:
+        assert walk(ENGINES[name], web, "granite", most=1)[0].answer is Answer.OK
 
 
 def test_bad_json_costs_only_its_own_results():

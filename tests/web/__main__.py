@@ -3,16 +3,15 @@
 import argparse
 import sys
 import threading
-from dataclasses import fields
 from pathlib import Path
 
 from curate.recipe import SHIPPED, read_recipe
-from tests.web.server import BING, GOOGLE, Faults, LoopbackWeb, demo_photos, folder_photos
+from tests.web.faults import KINDS, MOODS, Faults
+from tests.web.server import LoopbackWeb, demo_photos, folder_photos
 
 
 def main() -> None:
     """Serve until interrupted; prints the mirrors to paste into a recipe."""
-    shares = [f.name for f in fields(Faults) if f.type in (float, "float")]
     parser = argparse.ArgumentParser(prog="python -m tests.web", description=__doc__)
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--photos", type=Path, metavar="DIR", help="a tree of class folders")
@@ -21,9 +20,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--latency", type=float, default=0.0, help="seconds before every answer")
-    parser.add_argument("--bing", choices=BING, default="ok")
-    parser.add_argument("--google", choices=GOOGLE, default="ok")
-    parser.add_argument("--fault", action="append", default=[], metavar="NAME=SHARE", help=f"of {', '.join(shares)}")
+    for engine, choices in MOODS.items():
+        parser.add_argument(f"--{engine}", choices=choices, default="ok")
+    parser.add_argument("--fault", action="append", default=[], metavar="NAME=SHARE", help=f"of {', '.join(KINDS)}")
     arguments = parser.parse_args()
     if arguments.photos:
         classes = folder_photos(arguments.photos)
@@ -31,9 +30,9 @@ def main() -> None:
         recipe = read_recipe(Path(str(SHIPPED.joinpath(f"{arguments.demo}.toml"))))
         classes = demo_photos(recipe.labels, arguments.per_class, arguments.seed)
     wanted = {name: float(share) for name, _, share in (fault.partition("=") for fault in arguments.fault)}
-    if unknown := set(wanted) - set(shares):
-        parser.error(f"no such fault: {', '.join(sorted(unknown))}; there are {', '.join(shares)}")
-    faults = Faults(**wanted, bing=arguments.bing, google=arguments.google)
+    if unknown := set(wanted) - set(KINDS):
+        parser.error(f"no such fault: {', '.join(sorted(unknown))}; there are {', '.join(KINDS)}")
+    faults = Faults(**wanted, **{engine: getattr(arguments, engine) for engine in MOODS})
     options = {"seed": arguments.seed, "latency": arguments.latency, "port": arguments.port}
     with LoopbackWeb(classes, faults=faults, **options) as web:
         counts = ", ".join(f"{label} {len(photos)}" for label, photos in classes.items())
