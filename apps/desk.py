@@ -42,7 +42,7 @@ class Desk:
         self.file_names = dict(zip(self.manifest["image_id"], self.manifest["file_name"], strict=True))
         self._row = {image_id: row for row, image_id in enumerate(self.manifest["image_id"])}
         self._items: dict[str, dict[str, Any]] = {}
-        self._queue = ReviewQueue(self.manifest)
+        self._queue = ReviewQueue(self.manifest, target)
         self._read_up_to = 0
         self._lock = threading.Lock()
         self._catch_up()

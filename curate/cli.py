@@ -1,12 +1,19 @@
 """The `curate` command: thin shells that read, call a stage, write, and say in one line what happened, and where."""
 
+import errno
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from curate import cli_records
+from curate.cli_records import MANIFESTS, DataRoot, LedgerUrl
 from curate.manifest import CurateError
+
+if TYPE_CHECKING:
+    from curate.balance import Balanced, ClassPlan
+    from curate.recipe import Recipe
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -15,14 +22,18 @@ app = typer.Typer(
     help="Turn an image search into a reviewed, balanced data set. The loop: scrape, dedup, audit, review, balance; "
     "then `classify train`.",
 )
-MANIFESTS = Path("manifests")
 RecipePath = Annotated[Path | None, typer.Option("--recipe", "-r", help="What to collect (TOML).", show_default=False)]
-DataRoot = Annotated[Path, typer.Option("--data", help="The data root: images, ledger and cache.")]
-LedgerUrl = Annotated[
-    str, typer.Option("--ledger", help="Ledger file, or any SQLAlchemy URL. [default: DATA/ledger.db]")
-]
 Sources = Annotated[list[str] | None, typer.Option("--source", help="Ask only these, in this order; repeatable.")]
 Folder = Annotated[str, typer.Option(help="Root of class folders, for the source `folder`.")]
+License = Annotated[
+    str,
+    typer.Option(
+        "--license",
+        help="What the images' licences must allow: any, cc, commercial, modify, commercial-modify, public-domain. "
+        "[default: the recipe's]",
+        show_default=False,
+    ),
+]
 Mirrors = Annotated[
     list[str] | None, typer.Option("--mirror", help="Reach HOST by another base: https://www.bing.com=http://BASE.")
 ]
@@ -69,6 +80,7 @@ def scrape(
     ledger: LedgerUrl = "",
     source: Sources = None,
     folder: Folder = "",
+    license: License = "",
     mirror: Mirrors = None,
 ) -> None:
     """Fetch images until each class holds the number asked for: curate scrape --per-class 100"""
@@ -79,11 +91,12 @@ def scrape(
     from curate.scrape import collected
     from curate.scrape import scrape as run
 
-    plan = choose_recipe(recipe, source, folder, mirror)
-    typer.echo(f"recipe {plan.name}: {', '.join(plan.labels)}; sources {', '.join(plan.sources)}", err=True)
+    plan = choose_recipe(recipe, source, folder, mirror, license)
+    _echo_plan(plan)
     with Ledger(ledger_url(ledger, data)) as book, progress_bars() as progress:
-        result = run(plan, dict.fromkeys(plan.labels, per_class), root=data, ledger=book, progress=progress)
-        table = collected(book, plan.labels)
+        wanted = dict.fromkeys(plan.labels, per_class)
+        result = run(plan, wanted, root=data, ledger=book, progress=progress, say=_tell)
+        table = collected(book, plan.labels, plan.license)
     if len(table):
         write_manifest(table, out)
     _echo_problems(result.problems)
@@ -210,8 +223,10 @@ def balance(
     data: DataRoot = Path("data"),
     ledger: LedgerUrl = "",
     unattended: Annotated[bool, typer.Option("--unattended", help="Take the surest images instead of asking.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan; fetch and write nothing.")] = False,
     source: Sources = None,
     folder: Folder = "",
+    license: License = "",
     mirror: Mirrors = None,
     arch: Arch = "mobilenet_v2",
     weights: Weights = "DEFAULT",
@@ -224,39 +239,34 @@ def balance(
     from curate.ledger import Ledger, ledger_url
     from curate.manifest import read_manifest, require_columns, write_manifest
     from curate.recipe import choose_recipe
-    from curate.wiring import Model, rebalance, refuse_unknown_labels
+    from curate.wiring import Loop, Model, planned, rebalance, refuse_unknown_labels
 
-    plan = choose_recipe(recipe, source, folder, mirror)
-    typer.echo(f"recipe {plan.name}: {', '.join(plan.labels)}; sources {', '.join(plan.sources)}", err=True)
+    plan = choose_recipe(recipe, source, folder, mirror, license)
+    _echo_plan(plan)
     table = read_manifest(manifest)
     require_columns(table, "status", "suspicion", made_by="curate audit")
     refuse_unknown_labels(table, plan, manifest)
     target = per_class or plan.target
-    with Ledger(ledger_url(ledger, data)) as book, progress_bars() as progress:
+    where = ledger_url(ledger, data)
+    if dry_run and "://" not in where and not Path(where).exists():
+        where = "sqlite://"  # an empty one in memory: a plan makes no file
+    with Ledger(where) as book, progress_bars() as progress:
         model = Model(arch, weights, run, data, progress)
-        result, problems = rebalance(
-            table,
-            plan,
-            book,
-            model,
-            root=data,
-            target=target,
-            unattended=unattended,
-            jobs=jobs,
-            seed=seed,
-            progress=progress,
-        )
+        loop = Loop(table, plan, book, model, data, jobs, seed, progress)
+        if dry_run:
+            _print_plan(planned(loop, target=target, unattended=unattended))
+            typer.echo("nothing was fetched and nothing written; the same command without --dry-run does it")
+            return
+        result = rebalance(loop, target=target, unattended=unattended, announce=_print_plan)
     write_manifest(result.manifest, out)
-    _echo_problems(problems)
-    rows = [
-        (c, str(n), str(result.target), str(result.fetched[c]), str(result.waiting[c]))
-        for c, n in result.accepted.items()
-    ]
+    _echo_problems(loop.problems)
+    rows = []
+    for c, n in result.accepted.items():
+        undecided = f"{result.waiting[c]} (likely {result.expected[c]:.0f})"
+        rows.append((c, str(n), str(result.target), str(result.fetched[c]), undecided))
     print_table(("class", "accepted", "target", "newly fetched", "undecided"), rows)
     if result.short:
-        advice = "" if unattended else f" Judge the undecided ones (curate review {out}), then balance again."
-        missing = ", ".join(f"{label} {n}" for label, n in result.short.items())
-        _give_up(f"{out}: short of {result.target} in {len(result.short)} classes: {missing}.{advice}")
+        _give_up(f"{out}: short of {result.target} in {len(result.short)} classes: {_stands(result, unattended, out)}")
     typer.echo(f"{len(plan.classes)} classes x {result.target}, split into train, val and test: {out}")
 
 
@@ -287,21 +297,50 @@ def split(
 
 
 @app.command()
-def stats(manifest: Annotated[Path, typer.Argument(help="Manifest to read.")] = MANIFESTS / "scraped.csv") -> None:
-    """Count a manifest by class and status: curate stats manifests/balanced.csv"""
-    from curate.console import print_table
-    from curate.manifest import read_manifest
-    from curate.stats import counted, imbalance_ratio, rejections, summary
+def add(
+    given: Annotated[Path, typer.Argument(help="An image, a folder of images, or a zip.")],
+    label: Annotated[str, typer.Option(help="The class that all of them belong to.")],
+    contributor: Annotated[str, typer.Option(help="Who gives them: the name to credit.")],
+    license: Annotated[str, typer.Option(help="The licence they are given under, as CC-BY-4.0 or CC0-1.0.")],
+    recipe: RecipePath = None,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Manifest to write.")] = MANIFESTS / "scraped.csv",
+    data: DataRoot = Path("data"),
+    ledger: LedgerUrl = "",
+) -> None:
+    """Take in contributed images: curate add photos.zip --label granite --contributor "Ada" --license CC-BY-4.0"""
+    from curate.console import print_table, progress_bars
+    from curate.contribute import add as run
+    from curate.ledger import Ledger, ledger_url
+    from curate.manifest import write_manifest
+    from curate.recipe import choose_recipe
+    from curate.scrape import collected
 
-    table = read_manifest(manifest)
-    counts = summary(table)
-    cells = counts.map(lambda n: f"{n:.3g}" if isinstance(n, float) else str(n))
-    print_table(("class", *counts), [(label, *row) for label, row in zip(counts.index, cells.to_numpy(), strict=True)])
-    if table["status"].eq("rejected").any() and "reason" in table:
-        reasons = rejections(table)
-        rows = [(reason, *map(str, row)) for reason, row in zip(reasons.index, reasons.to_numpy(), strict=True)]
-        print_table(("rejected for", *reasons), rows)
-    typer.echo(f"imbalance ratio {imbalance_ratio(counts):.3g} (largest class over smallest, {counted(counts)} images)")
+    plan = choose_recipe(recipe, None, "", None)
+    who = {"label": label, "contributor": contributor, "license": license}
+    with Ledger(ledger_url(ledger, data)) as book, progress_bars() as progress:
+        files = run(given, plan, **who, root=data, ledger=book, progress=progress)
+        table = collected(book, plan.labels)
+    if len(table):
+        write_manifest(table, out)
+    left = files[files["state"] != "taken"]
+    if len(left):
+        print_table(
+            ("file", "state", "cause"),
+            [(row.file[-60:], row.state, row.cause or "") for row in left[:100].itertuples()],
+        )
+        if len(left) > 100:
+            typer.echo(f"and {len(left) - 100} more")
+    counts = {state: int((files["state"] == state).sum()) for state in ("taken", "repeated", "refused", "failed")}
+    said = ", ".join(f"{n} {state}" for state, n in counts.items())
+    where = out if len(table) else "no manifest is written"
+    said = f"{len(files)} files: {said}. Near-copies of other images are found by `curate dedup {out}`: {where}"
+    if not counts["taken"] + counts["repeated"]:
+        _give_up(said)
+    typer.echo(said)
+
+
+for record in (cli_records.stats, cli_records.failures, cli_records.attribution):
+    app.command()(record)
 
 
 def main(args: list[str] | None = None) -> None:
@@ -312,11 +351,51 @@ def main(args: list[str] | None = None) -> None:
     except CurateError as error:
         typer.echo(f"error: {error}", err=True)
         raise SystemExit(1) from error
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM):
+            raise
+        typer.echo(
+            f"error: {error.filename or 'a file'} cannot be written: {error.strerror}. Make room, or allow it.",
+            err=True,
+        )
+        raise SystemExit(1) from error
 
 
 def _newest(*paths: Path) -> Path:
     there = [path for path in paths if path.exists()]
     return max(there, key=lambda path: path.stat().st_mtime) if there else paths[0]
+
+
+def _print_plan(plans: list["ClassPlan"]) -> None:
+    """What `balance` is about to do; on standard output, before it does it."""
+    from curate.console import print_table
+
+    rows = []
+    for p in plans:
+        found = p.next_search
+        after = f"{found.source} {found.query!r} from rank {found.next_rank}" if found else "no search has more"
+        origin = f"{p.pending} offered already, then {after}" if p.pending else after
+        cells = (p.accepted, p.target, p.missing, f"{p.undecided} (likely {p.expected:.0f})", f"{p.observed_yield:.2f}")
+        rows.append((p.label, *map(str, cells), str(p.ask), str(p.trimmed), origin if p.ask else "-"))
+    print_table(("class", "accepted", "target", "missing", "undecided", "yield", "to fetch", "to trim", "from"), rows)
+
+
+def _stands(result: "Balanced", unattended: bool, out: Path) -> str:
+    """Of the classes that are short: how many are missing, and what would help."""
+    dry = dict.fromkeys(result.dry, " (no more could be fetched)")
+    missing = ", ".join(f"{label} {n}{dry.get(label, '')}" for label, n in result.short.items())
+    if any(result.waiting[label] for label in result.short) and not unattended:
+        return f"{missing}. Judge the undecided ones (curate review {out}), then balance again."
+    return f"{missing}. More queries or sources in the recipe may help; `curate failures` says what became of the rest."
+
+
+def _tell(line: str) -> None:
+    typer.echo(line, err=True)
+
+
+def _echo_plan(plan: "Recipe") -> None:
+    licence = "" if plan.license == "any" else f"; licence {plan.license}"
+    _tell(f"recipe {plan.name}: {', '.join(plan.labels)}; sources {', '.join(plan.sources)}{licence}")
 
 
 def _echo_problems(problems: dict[str, str]) -> None:

@@ -4,7 +4,8 @@ The only room that reaches for `classify`, and only when a command needs it: all
 """
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -12,8 +13,8 @@ from types import ModuleType
 import numpy as np
 import pandas as pd
 
-from curate.audit import Heads, audit
-from curate.balance import Balanced, balance, undecided
+from curate.audit import Explain, Heads, audit
+from curate.balance import Balanced, ClassPlan, Search, balance, bar_copies, plan, prepare, undecided
 from curate.console import Bars
 from curate.dedup import find_copies, mark_duplicates
 from curate.ledger import Ledger
@@ -82,70 +83,188 @@ class Copies:
     """The verified pairs of a growing table: each image is compared when it is first seen."""
 
     def __init__(self, manifest: pd.DataFrame, root: Path, progress: Bars) -> None:
-        """What `curate dedup` has been through is not compared again: its links stand in the manifest."""
+        """What `curate dedup` has been through is not compared again, but for what it linked: see `_linked`."""
         self.root, self.progress = root, progress
-        self.seen = set(manifest["image_id"]) if "duplicate_of" in manifest else set[str]()
-        self.pairs = pd.DataFrame()
+        self.seen = set(manifest["image_id"]) - _linked(manifest) if "duplicate_of" in manifest else set[str]()
+        self.linked = _linked(manifest)
+        self.pairs = pd.DataFrame(columns=["first", "second", "distance", "check", "flipped"])
 
     def new_of(self, manifest: pd.DataFrame) -> pd.DataFrame:
         """The verified pairs of all images that came since."""
-        new = set(manifest["image_id"]) - self.seen
-        if new or self.pairs.empty:
-            fresh = find_copies(manifest, self.root, new_ids=new, progress=self.progress)
-            self.pairs = pd.concat([self.pairs, fresh], ignore_index=True)
-            self.seen |= new
+        if self.linked:
+            among = manifest[manifest["image_id"].isin(self.linked)]
+            self._compare(among, self.linked)
+            self.linked = set()
+        if new := set(manifest["image_id"]) - self.seen:
+            self._compare(manifest, new)
         return self.pairs
 
     def links(self, manifest: pd.DataFrame) -> pd.DataFrame:
-        """All links of a marked table, columns `first` and `second`: for the split."""
+        """All links of a marked table, columns `first` and `second`: those found, and those the manifest names."""
         marked = [manifest[["image_id", column]].dropna() for column in ("duplicate_of", "label_conflict")]
         return pd.concat([self.pairs, *(link.set_axis(["first", "second"], axis=1) for link in marked)])
 
+    def _compare(self, manifest: pd.DataFrame, new: set[str]) -> None:
+        fresh = find_copies(manifest, self.root, new_ids=new, progress=self.progress)
+        self.pairs = pd.concat([self.pairs, fresh], ignore_index=True) if len(self.pairs) else fresh
+        self.seen |= new
+
+
+@dataclass
+class Loop:
+    """What `balance` needs of the real world: the sources, the ledger, the disk, and the model.
+
+    Attributes:
+        manifest: audited.
+        problems: what was wrong with the answers of a source; such a source is not searched again.
+    """
+
+    manifest: pd.DataFrame
+    recipe: Recipe
+    ledger: Ledger
+    model: Model
+    root: Path
+    jobs: int
+    seed: int
+    progress: Bars
+    problems: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.standing = self.ledger.standing()
+        self.manifest = _without_undone(self.manifest, self.ledger, self.standing)
+        self.copies = Copies(self.manifest, self.root, self.progress)
+        self.elsewhere = self._rejected_elsewhere()
+
+    def gather(self, wanted: Mapping[str, int]) -> pd.DataFrame:
+        """Fetch so many more images of each class; all that are held."""
+        if wanted:
+            held = self._held()["label"].value_counts()
+            numbers = {label: int(held.get(label, 0)) + n for label, n in wanted.items()}
+            recipe = replace(self.recipe, sources=tuple(s for s in self.recipe.sources if self._useful(s, wanted)))
+            found = scrape(recipe, numbers, root=self.root, ledger=self.ledger, progress=self.progress)
+            self.problems.update(found.problems)
+        return self._held()
+
+    def enrich(self, table: pd.DataFrame) -> pd.DataFrame:
+        """Mark the copies, of what was rejected in any class too, and judge every row."""
+        table = pd.concat([table, self.elsewhere], ignore_index=True) if len(self.elsewhere) else table
+        table = mark_duplicates(table, self.copies.new_of(table))
+        table = bar_copies(table, self.copies.links(table), self.standing)
+        table = table[~table["image_id"].isin(self.elsewhere["image_id"])].reset_index(drop=True)
+        return self.audit(table)
+
+    def audit(self, table: pd.DataFrame, explain: Explain | None = None) -> pd.DataFrame:
+        """`curate audit` of a table; without heatmaps unless `explain` is given."""
+        return audit(
+            table,
+            self.standing,
+            root=self.root,
+            embed=self.model.embed,
+            explain=explain,
+            jobs=self.jobs,
+            seed=self.seed,
+            progress=self.progress,
+        )
+
+    def plan(self, table: pd.DataFrame, target: int, unattended: bool) -> list[ClassPlan]:
+        """What the next round will do, and where each search stands."""
+        recipe, ledger = self.recipe, self.ledger
+        searches, pending = {}, {}
+        for label in recipe.labels:
+            stands = [
+                (source, query, ledger.cursor(label, source, query, recipe.license))
+                for source in recipe.sources
+                for query in recipe.queries(label)
+            ]
+            searches[label] = [Search(s, q, int(at["offered"]) + 1, bool(at["exhausted"])) for s, q, at in stands]
+            pending[label] = len(ledger.pending(label, list(recipe.sources)))
+        return plan(table, recipe.labels, target=target, unattended=unattended, pending=pending, searches=searches)
+
+    def _held(self) -> pd.DataFrame:
+        return collected(self.ledger, self.recipe.labels, self.recipe.license)
+
+    def _useful(self, source: str, wanted: Mapping[str, int]) -> bool:
+        """Whether a source is searched still, or has candidates that were not fetched yet."""
+        return source not in self.problems or any(self.ledger.pending(label, [source], 0, 1) for label in wanted)
+
+    def _rejected_elsewhere(self) -> pd.DataFrame:
+        """Rejected images that the manifest will not hold (other recipes or licences): their copies are barred."""
+        rejected = self.standing.index[self.standing["verdict"] == "reject"]
+        held = self.ledger.images()
+        everything = collected(self.ledger, sorted(set(held["label"])))
+        known = set(self._held()["image_id"]) | set(self.manifest["image_id"])
+        mine = everything["image_id"].isin(rejected) & ~everything["image_id"].isin(known)
+        return everything[mine].assign(status="rejected", balance_round=0)
+
 
 def rebalance(
-    manifest: pd.DataFrame,
-    recipe: Recipe,
-    ledger: Ledger,
-    model: Model,
-    *,
-    root: Path,
-    target: int,
-    unattended: bool,
-    jobs: int,
-    seed: int,
-    progress: Bars,
-) -> tuple[Balanced, dict[str, str]]:
-    """Run `balance` on the real sources, model and ledger; with the problems that the sources had."""
-    standing = ledger.standing()
-    copies = Copies(manifest, root, progress)
-    problems: dict[str, str] = {}
+    loop: Loop, *, target: int, unattended: bool, announce: Callable[[list[ClassPlan]], None] | None = None
+) -> Balanced:
+    """Run `balance` on the real sources, model and ledger.
 
-    def gather(wanted: Mapping[str, int]) -> pd.DataFrame:
-        if wanted:
-            held = ledger.images(recipe.labels)["label"].value_counts()
-            numbers = {label: int(held.get(label, 0)) + n for label, n in wanted.items()}
-            problems.update(scrape(recipe, numbers, root=root, ledger=ledger, progress=progress).problems)
-        return collected(ledger, recipe.labels)
-
-    def enrich(table: pd.DataFrame) -> pd.DataFrame:
-        table = mark_duplicates(table, copies.new_of(table))
-        return audit(table, standing, root=root, embed=model.embed, jobs=jobs, seed=seed, progress=progress)
-
+    `announce` is called with the plan before anything is fetched.
+    """
+    model, recipe = loop.model, loop.recipe
     result = balance(
-        manifest, standing, recipe.labels, target=target, unattended=unattended, gather=gather, enrich=enrich
+        loop.manifest,
+        loop.standing,
+        recipe.labels,
+        target=target,
+        unattended=unattended,
+        gather=loop.gather,
+        enrich=loop.enrich,
+        embed=model.embed,
+        announce=(lambda table: announce(loop.plan(table, target, unattended))) if announce else None,
     )
-    if not unattended and any(result.fetched.values()):
-        waiting = set(undecided(result.manifest)["image_id"])
-        result.manifest = audit(
-            result.manifest,
-            standing,
-            root=root,
-            embed=model.embed,
-            explain=partial(model.explain, only=waiting),
-            jobs=jobs,
-            seed=seed,
-            progress=progress,
-        )
+    unexplained = _unexplained(result.manifest, set(result.short))
+    if not unattended and unexplained:
+        result.manifest = loop.audit(result.manifest, partial(model.explain, only=unexplained))
     if not result.short or min(result.accepted.values()) > 2:
-        result.manifest = split(result.manifest, seed=seed, copies=copies.links(result.manifest))
-    return result, problems
+        result.manifest = split(result.manifest, seed=loop.seed, copies=loop.copies.links(result.manifest))
+    return result
+
+
+def planned(loop: Loop, *, target: int, unattended: bool) -> list[ClassPlan]:
+    """The plan that `rebalance` would announce. Asks no source, writes no manifest, image or ledger row.
+
+    What is measured of images that no audit has seen goes into the cache.
+    """
+    table = prepare(loop.manifest, loop.standing, unattended=unattended, gather=loop.gather, enrich=loop.enrich)
+    return loop.plan(table, target, unattended)
+
+
+def _linked(manifest: pd.DataFrame) -> set[str]:
+    """Images that the manifest links to a copy. It names one copy of each at most: they are compared once more."""
+    linked = set[str]()
+    for column in ("duplicate_of", "label_conflict"):
+        if column in manifest:
+            named = manifest[["image_id", column]].dropna()
+            linked |= set(named["image_id"]) | set(named[column])
+    return linked
+
+
+def _unexplained(table: pd.DataFrame, labels: set[str]) -> set[str]:
+    """Images of these classes that a balance brought, that wait for a person, and that have no heatmap yet."""
+    waiting = undecided(table[table["label"].isin(labels) & (table["balance_round"] > 0)])
+    if "cam_background_energy" in waiting:
+        waiting = waiting[waiting["cam_background_energy"].isna()]
+    return set(waiting["image_id"])
+
+
+def _without_undone(manifest: pd.DataFrame, ledger: Ledger, standing: pd.DataFrame) -> pd.DataFrame:
+    """The manifest in which images whose decision was taken back wait again, under the class they were searched for."""
+    history = ledger.history()
+    judged = set(history.loc[history["verdict"].isin(["accept", "reject", "relabel"]), "image_id"])
+    undone = manifest["image_id"].isin(judged - set(standing.index)) & manifest["status"].isin(["accepted", "rejected"])
+    if not undone.any():
+        return manifest
+    table = manifest.copy()
+    held = ledger.images()
+    searched = dict(zip(held["sha256"].str[:16], held["label"], strict=True))
+    table.loc[undone, "label"] = [
+        searched.get(i, label) for i, label in table.loc[undone, ["image_id", "label"]].itertuples(index=False)
+    ]
+    table.loc[undone, "status"] = "candidate"
+    empty = [column for column in ("reason", "reviewer", "reviewed_at") if column in table]
+    table.loc[undone, empty] = np.nan
+    return table
