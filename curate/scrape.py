@@ -335,7 +335,8 @@ def _examine(fetch_id: int, data: bytes, min_side: int) -> Outcome:
 
 def _permitted(images: pd.DataFrame, license: str) -> pd.DataFrame:
     pairs = zip(images["license"].fillna(""), images["license_basis"].fillna("unknown"), strict=True)
-    return images[[permits(given, basis, license) for given, basis in pairs]].copy()
+    permitted = [permits(given, basis, license) for given, basis in pairs]
+    return images[pd.Series(permitted, index=images.index, dtype=bool)].copy()
 
 
 def _result(future: Future[Outcome], root: Path) -> Outcome:

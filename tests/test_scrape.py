@@ -234,3 +234,8 @@ def test_only_images_whose_licence_allows_what_was_asked_are_held_and_listed(tmp
             assert len(collected(ledger, ["oak"])) == 6
             assert collected(ledger, ["oak"], "commercial")["license"].tolist() == ["CC-BY-4.0"] * 2
             assert len(collected(ledger, ["oak"], "public-domain")) == 0
+
+
+def test_nothing_held_is_a_manifest_without_rows(tmp_path):
+    with Ledger(tmp_path / "l.db") as ledger:
+        assert {"image_id", "label", "status"} <= set(collected(ledger, ["oak"], "commercial"))
