@@ -1,6 +1,6 @@
 """Run icrawler on one order, given as JSON in the first argument; in a process of its own, as a user's script would.
 
-    {"crawler": "bing" | "urllist", "threads": 32, "base": "http://127.0.0.1:8000", "labels": ["a", "b"],
+    {"mode": "bing" | "urllist", "threads": 32, "base": "http://127.0.0.1:8000", "labels": ["a", "b"],
      "per_class": 250, "supply": 350, "urls": "urls.txt", "wanted": 1000, "out": "images"}
 
 `bing` searches one class after the other, into a folder each; `urllist` is given the addresses, into the folder `all`.
@@ -36,7 +36,7 @@ class Rewriting(HTTPAdapter):
 
 def main() -> None:
     order = json.loads(sys.argv[1])
-    if order["crawler"] == "bing":
+    if order["mode"] == "bing":
         for label in order["labels"]:
             search(order, label)
     else:
