@@ -5,6 +5,8 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
+BINARY = getattr(os, "O_BINARY", 0)  # Windows would change line ends
+
 
 class Arrivals:
     """The arrivals of one class, each a file named by the address it came from, below the data root.
@@ -46,7 +48,7 @@ class Arrivals:
         path = f"{self.folder}/{_digest(url)}"
         temporary = f"{path}.tmp"
         try:
-            file = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
+            file = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | BINARY, 0o666)
             try:
                 left = memoryview(data)
                 while left:

@@ -11,7 +11,7 @@ from urllib.parse import quote, urlsplit
 
 import pandas as pd
 
-from curate.licenses import identify
+from curate.licenses import credit_line, identify
 from curate.manifest import CurateError, replacing, require_columns, write_manifest
 from curate.sources import clean_text
 
@@ -194,6 +194,9 @@ def _item(row: dict[str, str], with_license: bool = False) -> str:
         parts.append(f"{said} {escape(row['license'])}")
     page = row["page_url"] or row["url"]
     parts.append(link(page) if page else "no source page")
+    told = row["attribution"]
+    if told and told != credit_line(row["title"], row["creator"], row["license"], row["page_url"]):
+        parts.append(f"Credit as asked for: {escape(told)}")
     return f"- {'. '.join(parts)} ({escape(row['label'])}, {escape(row['image_id'])})"
 
 

@@ -14,7 +14,10 @@ from curate.manifest import CurateError
 if TYPE_CHECKING:
     from curate.balance import Balanced, ClassPlan
     from curate.recipe import Recipe
+    from curate.scrape import Collection
 
+INTERRUPTED = 130  # exit code after Ctrl-C
+REFUSED = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EEXIST, errno.ENOTDIR)
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
@@ -102,7 +105,7 @@ def scrape(
     _echo_problems(result.problems)
     said = f"{len(table)} images of {len(plan.classes)} classes: {out if len(table) else 'no manifest is written'}"
     if result.short:
-        rows = [(c, str(per_class), str(result.counts[c]), _causes(result.causes.get(c, {}))) for c in result.short]
+        rows = [(c, str(per_class), str(result.counts[c]), _causes(result, c)) for c in result.short]
         print_table(("class", "asked", "held", "what became of the other candidates"), rows)
         _give_up(f"{said}. {len(result.short)} classes are short of {per_class}; all that came is kept.")
     typer.echo(said)
@@ -193,7 +196,10 @@ def review(
 @app.command()
 def decide(
     decisions: Annotated[Path, typer.Argument(help="CSV: image_id or file_name, verdict, reason.")],
-    manifest: Annotated[Path, typer.Option(help="Manifest that knows the images.")] = MANIFESTS / "audited.csv",
+    manifest: Annotated[
+        Path | None,
+        typer.Option(help="Manifest that knows the images. [default: the newer of audited.csv, balanced.csv]"),
+    ] = None,
     data: DataRoot = Path("data"),
     ledger: LedgerUrl = "",
     reviewer: Reviewer = "local",
@@ -203,7 +209,7 @@ def decide(
     from curate.ledger import Ledger, ledger_url
     from curate.manifest import read_manifest
 
-    table = read_manifest(manifest)
+    table = read_manifest(manifest or _newest(MANIFESTS / "audited.csv", MANIFESTS / "balanced.csv"))
     with Ledger(ledger_url(ledger, data)) as book:
         new = read_decisions(decisions, table, book.standing(), reviewer)
         book.decide(new)
@@ -319,7 +325,7 @@ def add(
     who = {"label": label, "contributor": contributor, "license": license}
     with Ledger(ledger_url(ledger, data)) as book, progress_bars() as progress:
         files = run(given, plan, **who, root=data, ledger=book, progress=progress)
-        table = collected(book, plan.labels)
+        table = collected(book, plan.labels, plan.license)
     if len(table):
         write_manifest(table, out)
     left = files[files["state"] != "taken"]
@@ -351,11 +357,15 @@ def main(args: list[str] | None = None) -> None:
     except CurateError as error:
         typer.echo(f"error: {error}", err=True)
         raise SystemExit(1) from error
+    except SystemExit as end:
+        if end.code == INTERRUPTED:
+            typer.echo("interrupted; what is done is kept, and the same command goes on from there", err=True)
+        raise
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM):
+        if error.errno not in REFUSED:
             raise
         typer.echo(
-            f"error: {error.filename or 'a file'} cannot be written: {error.strerror}. Make room, or allow it.",
+            f"error: {error.filename or 'a file'} cannot be read or written: {error.strerror}. Make room, or allow it.",
             err=True,
         )
         raise SystemExit(1) from error
@@ -403,9 +413,9 @@ def _echo_problems(problems: dict[str, str]) -> None:
         typer.echo(f"{name}: {problem}", err=True)
 
 
-def _causes(causes: dict[str, int]) -> str:
-    most = sorted(causes.items(), key=lambda item: -item[1])[:4]
-    return ", ".join(f"{n} {cause}" for cause, n in most) or "no more were offered"
+def _causes(result: "Collection", label: str) -> str:
+    most = sorted(result.causes[label].items(), key=lambda item: -item[1])[:4]
+    return "; ".join(filter(None, (", ".join(f"{n} {cause}" for cause, n in most), result.remarks[label])))
 
 
 def _give_up(message: str) -> None:

@@ -30,6 +30,11 @@ from curate.manifest import CurateError
 from curate.recipe import Web
 from curate.robots import LONGEST_FILE, Robots
 
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
+
 REDIRECTS = 5
 LONGEST_LOCATION = 16_384  # characters of an address that are looked at
 LONGEST_WAIT = 15.0  # seconds that a Retry-After is obeyed; a host that asks for more is left for another run
@@ -152,8 +157,14 @@ class Client:
         self._turns: dict[str, tuple[threading.Semaphore, int]] = {}  # host -> its turns, and how many want one
         self._per_host = max(web.per_host, 1)
         self._lock = threading.Lock()
-        self._idle = Idle(max(64, 4 * web.threads))
+        self._idle = Idle(min(max(64, 4 * web.threads), _descriptors() // 4))
         self._watchdog = Watchdog()
+        self._aborted = threading.Event()
+
+    def abort(self) -> None:
+        """End all transfers, now and from now on, with the cause "aborted"."""
+        self._aborted.set()
+        self._watchdog.cut_all()
 
     def close(self) -> None:
         """Close the connections and end the watchdog."""
@@ -205,10 +216,12 @@ class Client:
                 wait = pause(attempt)
                 if attempt or time.monotonic() + wait > request.deadline:
                     raise
-            time.sleep(wait)
+            self._aborted.wait(wait)
             attempt += 1
 
     def _exchange(self, request: Request, use: Callable[[Opened], _T]) -> _T:
+        if self._aborted.is_set():
+            raise FetchError("aborted", transient=True)
         with self._watchdog.limit(min(time.monotonic() + request.timeout, request.deadline)) as limit:
             opened = self._send(request, limit)
             try:
@@ -267,6 +280,14 @@ class Client:
             return status, opened.body(LONGEST_FILE, leave_rest=True) if status == 200 else b""
 
         return self.fetch(url, self._rules_web, RULES, read)
+
+
+def _descriptors() -> int:
+    """How many files and connections this process may have open; few on some systems."""
+    if resource is None:
+        return 512  # what C libraries of Windows allow
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return 65_536 if soft == resource.RLIM_INFINITY else int(soft)
 
 
 def _place(url: str) -> Place:

@@ -144,7 +144,7 @@ class _Taking:
         ids = {row["url"]: row["fetch_id"] for row in rows if row}
         due = [checked for checked in batch if not checked.settled]
         self.ledger.offer_again(self.label, {c.fetch_id: self._offer(c) for c in due if c.fetch_id is not None})
-        outcomes = [Outcome(c.fetch_id or ids[c.url], c.state, c.cause, False, c.facts) for c in due]
+        outcomes = [Outcome(c.fetch_id or ids[c.url], c.state, c.cause, facts=c.facts) for c in due]
         return dict(zip([c.url for c in due], self.ledger.settle(outcomes), strict=True)) if due else {}
 
     def _decoded(self, data: bytes) -> tuple[str, str | None, dict[str, Any]]:

@@ -115,6 +115,12 @@ class Watchdog:
             with self._changed:
                 self._limits.discard(limit)
 
+    def cut_all(self) -> None:
+        """Cut off whatever is under way."""
+        with self._changed:
+            for limit in self._limits:
+                limit.cut()
+
     def close(self) -> None:
         """End the thread."""
         with self._changed:

@@ -25,12 +25,13 @@ FULL = 65_536  # bytes: with less than that free, SQLite cannot write
 BUSY = 5  # times that a batch is tried when another process takes the same bytes in the same moment
 
 _T = TypeVar("_T")
+LICENSE = ("license", "license_url", "license_basis", "attribution", "creator")
 FACTS = ("sha256", "file_name", "width", "height", "format", "bytes", "phash")
 _DONE = (
     fetches.update()
     .where(fetches.c.fetch_id == sa.bindparam("key"))
     .values(
-        attempts=fetches.c.attempts + 1,
+        attempts=fetches.c.attempts + sa.bindparam("tried"),
         **{name: sa.bindparam(name) for name in ("state", "cause", "transient", "fetched_at", *FACTS)},
     )
 )
@@ -67,6 +68,7 @@ class Outcome(NamedTuple):
         cause: of what is not ok: short, and the same for the same kind of failure.
         transient: whether it is worth trying again in another run.
         facts: of an image: `sha256`, `file_name`, `width`, `height`, `format`, `bytes`, `phash`.
+        tried: whether the address was asked for at all, which counts as an attempt.
     """
 
     fetch_id: int
@@ -74,6 +76,7 @@ class Outcome(NamedTuple):
     cause: str | None = None
     transient: bool = False
     facts: Mapping[str, Any] = MappingProxyType({})
+    tried: bool = True
 
 
 class Ledger:
@@ -87,13 +90,16 @@ class Ledger:
         """
         self.where = str(where)
         self._lock = threading.Lock()
-        if "://" not in self.where:
-            Path(where).parent.mkdir(parents=True, exist_ok=True)
         url = self.where if "://" in self.where else f"sqlite:///{where}"
         try:
+            if "://" not in self.where:
+                Path(where).parent.mkdir(parents=True, exist_ok=True)
             self.engine = open_database(url)
         except (sa.exc.SQLAlchemyError, OSError) as error:
-            raise CurateError(f"{where}: the ledger cannot be opened: {self._said(error)}") from error
+            raise CurateError(
+                f"{where}: the ledger cannot be opened: {self._said(error)}. It must be a ledger that may be written "
+                "to; --ledger or --data names another."
+            ) from error
 
     def __enter__(self) -> "Ledger":
         return self
@@ -216,9 +222,15 @@ class Ledger:
 
     def forget(self, fetch_ids: Sequence[int]) -> None:
         """Make fetches pending again, because their files are gone."""
-        again = fetches.update().where(fetches.c.fetch_id.in_(fetch_ids)).values(state="pending")
+        again = fetches.update().where(fetches.c.fetch_id == sa.bindparam("key")).values(state="pending")
+        if fetch_ids:
+            with self._writing() as connection:
+                connection.execute(again, [{"key": fetch_id} for fetch_id in fetch_ids])
+
+    def begin_again(self, label: str, source: str) -> None:
+        """Let every search of a class in one source start from its beginning."""
         with self._writing() as connection:
-            connection.execute(again)
+            connection.execute(cursors.delete().where(cursors.c.label == label, cursors.c.source == source))
 
     def images(self, labels: Sequence[str] | None = None) -> pd.DataFrame:
         """The fetches that brought an image, oldest offer first; of these classes only, when given."""
@@ -305,6 +317,7 @@ def _settle(outcomes: Sequence[Outcome], connection: sa.Connection) -> list[str]
         elif state == "ok":
             holder[sha256] = labels[outcome.fetch_id]
         written = {"key": outcome.fetch_id, "state": state, "cause": cause, "transient": outcome.transient}
+        written["tried"] = int(outcome.tried)
         rows.append({**dict.fromkeys(FACTS), **outcome.facts, **written, "fetched_at": now()})
     if rows:
         connection.execute(_DONE, rows)
@@ -353,13 +366,25 @@ def _add_page(
 
 
 def _learn_licenses(connection: sa.Connection, offers: Sequence[dict]) -> int:
-    """What another search says of the licence of images that are known without one; how many were told of now."""
-    told = [offer for offer in offers if offer.get("license_basis", "unknown") != "unknown"]
-    columns = ("license", "license_url", "license_basis", "attribution", "creator")
-    update = (
-        fetches.update()
-        .where(fetches.c.url == sa.bindparam("known_url"), fetches.c.license_basis == "unknown")
-        .values({name: sa.bindparam(f"told_{name}") for name in columns})
-    )
-    rows = [{"known_url": o["url"], **{f"told_{name}": o.get(name) for name in columns}} for o in told]
-    return sum(connection.execute(update, row).rowcount for row in rows)
+    """What another search says of the licence of addresses that are known; of how many it is news.
+
+    An asserted licence counts for more than a search filter that let the image through, and any filter for more than
+    nothing; the names of several filters stand side by side.
+    """
+    told = {o["url"]: o for o in offers if o.get("license_basis", "unknown") != "unknown"}
+    known = _rows(connection, (fetches,), fetches.c.url, list(told), fetches.c.license_basis.in_(("unknown", "filter")))
+    change = fetches.update().where(fetches.c.fetch_id == sa.bindparam("key"))
+    change = change.values({name: sa.bindparam(f"told_{name}") for name in LICENSE})
+    rows = []
+    for row in known:
+        offer = told[row.url]
+        values = {f"told_{name}": offer.get(name) for name in LICENSE}
+        if offer["license_basis"] == "filter" and row.license_basis == "filter":
+            filters = dict.fromkeys([*(row.license or "").split(), *(offer.get("license") or "").split()])
+            if list(filters) == (row.license or "").split():
+                continue
+            values["told_license"] = " ".join(filters)
+        rows.append({"key": row.fetch_id, **values})
+    if rows:
+        connection.execute(change, rows)
+    return len(rows)

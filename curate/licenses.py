@@ -125,8 +125,8 @@ def permits(license: str, basis: str, wanted: str) -> bool:
     """Whether an image's licence allows what is wanted.
 
     Args:
-        license: a name that `identify` knows; for the basis "filter" the name of the search filter that it came
-            through, one of `WANTED`.
+        license: a name that `identify` knows; for the basis "filter" the names of the search filters that it came
+            through, each one of `WANTED`.
         basis: as `license_basis` in the manifest. What nobody asserted and no filter let through permits only "any".
         wanted: one of `WANTED`.
 
@@ -136,7 +136,7 @@ def permits(license: str, basis: str, wanted: str) -> bool:
     if require_wanted(wanted) == "any":
         return True
     if basis == "filter":
-        return wanted in IMPLIED.get(license, ())
+        return any(wanted in IMPLIED.get(name, ()) for name in license.split())
     return basis == "asserted" and wanted in allowed(identify(license))
 
 

@@ -112,7 +112,9 @@ def read_manifest(path: Path) -> pd.DataFrame:
         CurateError: no such file, no rows, or a cell that breaks the declaration (its row and column are named).
     """
     if not path.exists():
-        raise CurateError(f"{path}: no such manifest. `curate scrape` makes the first one, `curate stats` reads any.")
+        raise CurateError(
+            f"{path}: no such manifest. `curate scrape` makes the first one; dedup, audit, balance make the next."
+        )
     try:
         if path.suffix == ".parquet":
             table = pd.read_parquet(path)
@@ -199,6 +201,8 @@ def is_leftover(path: Path) -> bool:
     if len(parts) != 4 or not path.name.endswith(".tmp") or parts[1] != HOST:
         return False
     try:
+        if os.name == "nt":
+            return False  # there a signal of 0 is no question but Ctrl-C
         os.kill(int(parts[2]), 0)
     except ProcessLookupError:
         return True

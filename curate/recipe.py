@@ -100,6 +100,8 @@ def read_recipe(path: Path) -> Recipe:
             f"{path}: no such recipe. `curate init NAME` writes a shipped one ({shipped}), "
             "`curate init --classes oak,beech` a new one."
         )
+    if path.is_dir():
+        raise CurateError(f"{path}: a folder where a recipe, a TOML file, was expected.")
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -176,9 +178,19 @@ def _recipe(table: dict[str, Any], where: str) -> Recipe:
     web = table.get("web", {})
     _check_keys(web, Web, f"{where}, [web]")
     recipe = Recipe(**{**_tuples(table), "classes": classes, "web": Web(**web)})
-    for key, least in (("target", 1), ("min_side", 1)):
-        if getattr(recipe, key) < least:
-            raise CurateError(f"{where}: {key} = {getattr(recipe, key)} is less than {least}.")
+    counts = (
+        (recipe, "target"),
+        (recipe, "min_side"),
+        *((recipe.web, key) for key in ("threads", "per_host", "max_bytes")),
+    )
+    for part, key in counts:
+        if getattr(part, key) < 1:
+            raise CurateError(f"{where}: {key} = {getattr(part, key)} is less than 1.")
+    if min(recipe.web.timeout, recipe.web.deadline) <= 0:
+        raise CurateError(f"{where}: [web] timeout and deadline are seconds, more than 0.")
+    if not recipe.sources:
+        raise CurateError(f'{where}: sources = [] names no source. Leave it out, or name some: ["bing", "google"].')
+    require_wanted(recipe.license)
     return recipe
 
 

@@ -7,6 +7,7 @@ groups that speak to us or to everybody are kept, and no more of them all than `
 import hashlib
 import json
 import math
+import random
 import re
 import threading
 import time
@@ -20,7 +21,7 @@ from typing import NamedTuple
 from protego import Protego
 
 from curate.guard import FetchError
-from curate.manifest import replacing
+from curate.manifest import is_leftover, replacing
 
 TOKEN = "deeprock"
 LONGEST_FILE = 512 * 1024  # bytes of a robots.txt that are read; RFC 9309 2.5 asks for 500 KiB at least
@@ -28,6 +29,9 @@ HELD = 8_000_000  # bytes of rules kept in memory, `ENTRY` added for each host
 ENTRY = 2000
 DAY = 86_400.0  # seconds that an answer holds (RFC 9309 2.4)
 AGAIN = 300.0  # seconds after which a file that could not be had is asked for again
+TRIES, PATIENCE = 3, 5.0  # times that it is asked for at once, if they fail within so many seconds
+UNREACHABLE = ("robots.txt unreachable", True)
+UNASKED = {"robots.txt unreachable", "crawl-delay"}  # causes of a failure before the image itself was asked for
 LONGEST_WAIT = 15.0  # seconds that one download waits for its turn by Crawl-delay
 OF_THE_HOST = {"unknown host", "refused address", "bad address", "tls", "connection"}  # nothing of it can be had
 AGENT = re.compile(r"user(?:-|\s*)agent(?:\s*:\s*|\s+)(\*(?=\s|$)|[a-z_-]*)", re.IGNORECASE)
@@ -64,6 +68,9 @@ class Robots:
         """
         self._fetch = fetch
         self._folder = cache / "robots" if cache else None
+        for path in self._folder.glob(".*.tmp") if self._folder else ():
+            if is_leftover(path):
+                path.unlink(missing_ok=True)
         self._lock = threading.Lock()
         self._held: OrderedDict[str, Future[Rules]] = OrderedDict()
         self._size = 0
@@ -114,7 +121,7 @@ class Robots:
                 self._put(site, future)
             self._held.move_to_end(site)
         if not known:
-            rules = Rules(None, 0.0, failure=("robots.txt unreachable", True))
+            rules = Rules(None, 0.0, failure=UNREACHABLE)
             try:
                 rules = self._kept(site) or self._asked(site)
             finally:
@@ -138,16 +145,27 @@ class Robots:
                 self._size -= self._held.pop(site).result().size
 
     def _asked(self, site: str) -> Rules:
+        """The rules of a host; a failure that may pass is tried again, as all images of the host hang on it."""
+        began = time.monotonic()
+        rules = self._asked_once(site)
+        for attempt in range(TRIES - 1):
+            if rules.failure != UNREACHABLE or time.monotonic() - began > PATIENCE:
+                break
+            time.sleep(0.5 * 2**attempt + 0.5 * random.random())
+            rules = self._asked_once(site)
+        return rules
+
+    def _asked_once(self, site: str) -> Rules:
         now = time.time()
         try:
             status, body = self._fetch(f"{site}/robots.txt")
         except FetchError as error:
             if error.cause == "redirects":  # RFC 9309 2.3.1.2: too many of them count as "no such file"
                 return Rules(None, now + DAY)
-            failure = (error.cause, error.transient) if error.cause in OF_THE_HOST else ("robots.txt unreachable", True)
+            failure = (error.cause, error.transient) if error.cause in OF_THE_HOST else UNREACHABLE
             return Rules(None, now + AGAIN, failure=failure)
         if status >= 500 or status == 429:
-            return Rules(None, now + AGAIN, failure=("robots.txt unreachable", True))
+            return Rules(None, now + AGAIN, failure=UNREACHABLE)
         text = for_us(body.decode("utf-8-sig", "replace")) if status == 200 else ""
         self._keep(site, now, text)
         return _parsed(text, now + DAY)

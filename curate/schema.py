@@ -1,8 +1,12 @@
 """The tables of the ledger, and opening a database that has them."""
 
+import sqlite3
+import time
 from typing import Any
 
 import sqlalchemy as sa
+
+LOCKED = 30  # seconds that one process waits for another to be done
 
 schema = sa.MetaData()
 fetches = sa.Table(
@@ -103,6 +107,15 @@ def _add_license_to_cursors(engine: sa.Engine) -> None:
             connection.execute(cursors.insert(), rows)
 
 
-def _sqlite_settings(connection: Any, _: Any) -> None:
-    for pragma in ("journal_mode = WAL", "synchronous = FULL", "busy_timeout = 30000"):
-        connection.execute(f"PRAGMA {pragma}")
+def _sqlite_settings(connection: sqlite3.Connection, _: Any) -> None:
+    connection.execute(f"PRAGMA busy_timeout = {1000 * LOCKED}")
+    connection.execute("PRAGMA synchronous = FULL")
+    until = time.monotonic() + LOCKED
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError as error:  # whoever makes the database holds it; SQLite does not wait for that
+            if "locked" not in str(error) or time.monotonic() > until:
+                raise
+        time.sleep(0.02)

@@ -6,35 +6,32 @@ the order they were offered, so the outcome does not depend on which download is
 one class at a time.
 """
 
-import os
-import re
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
 
 import pandas as pd
 from filelock import FileLock, Timeout
 
 from curate.arrivals import Arrivals
-from curate.images import ImageError, inspect, path_in_store, phash, remove_leftovers
+from curate.crew import ODD_PAGES, Crew
+from curate.images import remove_leftovers
 from curate.ledger import Ledger, Outcome
 from curate.licenses import permits
 from curate.manifest import COLUMNS, CurateError
 from curate.recipe import Recipe
-from curate.sources import Answer, Candidate, FetchError, Page, Source
+from curate.sources import Answer, Page
 from curate.sources.find import find_sources
 from curate.web import open_session
 
+ENDLESS = 1_000_000_000
 STALE_PAGES = 2  # pages in a row without an unseen address: the search has no more
 MAX_ATTEMPTS = 3  # of a download that failed for a passing cause, over all runs
-ODD_PAGES = 3  # pages of one source that cannot be read before it is not asked any more in this run
-SEARCHES = 4  # searches under way at once, each of another class
 TICK = 0.05  # seconds between two looks at what has come: what came meanwhile is one commit
 POLL = 0.5  # seconds between two looks at a class that another process works on
 PROVENANCE = ("page_url", "title", "creator", "license", "license_url", "license_basis", "attribution")
@@ -52,12 +49,14 @@ class Collection:
         wanted: images asked for of each class.
         problems: source -> what was wrong with its answers, for a person.
         causes: per class, what became of the candidates that brought no image, with their number.
+        remarks: per class that is short, what sources said that had nothing at all.
     """
 
     counts: dict[str, int]
     wanted: dict[str, int]
     problems: dict[str, str] = field(default_factory=dict)
     causes: dict[str, dict[str, int]] = field(default_factory=dict)
+    remarks: dict[str, str] = field(default_factory=dict)
 
     @property
     def short(self) -> dict[str, int]:
@@ -97,12 +96,18 @@ def scrape(
     with ExitStack() as stack:
         session = stack.enter_context(open_session(recipe.web, root / "cache"))
         sources = {name: open_source(recipe, session) for name, open_source in found.items()}
-        crew = stack.enter_context(_Crew(recipe, sources))
+        crew = Crew(recipe, sources, session)
         runs = [_ClassRun(crew, label, n, root, ledger, progress or _silent) for label, n in wanted.items()]
+        for run in runs:
+            stack.callback(run.lock.release)  # when nothing is under way any more
+        stack.enter_context(crew)
         _fill(runs, ledger, say or _say_nothing)
     collection.counts = {run.label: run.held for run in runs}
     collection.problems = crew.problems
-    collection.causes = _causes(ledger, collection)
+    for run in runs:
+        if run.held < run.wanted:
+            collection.causes[run.label] = _causes(run, ledger, recipe.license)
+            collection.remarks[run.label] = run.remark()
     return collection
 
 
@@ -116,94 +121,32 @@ def collected(ledger: Ledger, labels: list[str], license: str = "any") -> pd.Dat
     return table[[column for column in COLUMNS if column in table]].reset_index(drop=True)
 
 
-def excluded_word(candidate: Candidate, words: tuple[str, ...]) -> str | None:
-    """The first word or phrase of `words` that stands, as whole words, in the title or the web address; else None."""
-    address = urlsplit(candidate.url)
-    path = unquote(address.path) if address.scheme in ("http", "https") else ""
-    text = _spaced(f"{candidate.title} {path}")
-    return next((word for word in words if _spaced(word) in text), None)
-
-
-def _spaced(text: str) -> str:
-    """The words of a text between single spaces, with one at each end."""
-    words = re.findall(r"[^\W_]+", text.casefold())
-    return f" {' '.join(words)} "
-
-
 def _fill(runs: Sequence["_ClassRun"], ledger: Ledger, say: Say) -> None:
     """Work on all classes at once until each is full or has no more; classes of another process come after it."""
     waiting, active = list(runs), list[_ClassRun]()
     told = False
-    try:
-        while waiting or active:
-            begun = [run for run in waiting if run.begin()]
-            waiting = [run for run in waiting if run not in begun]
-            active += begun
-            if waiting and not told:
-                told = True
-                names = ", ".join(run.label for run in waiting)
-                say(f"{names}: another process is fetching there; this one goes on when it is done")
-            settled = [(run, *pair) for run in active for pair in run.arrived()]
-            states = ledger.settle([outcome for _, _, outcome in settled])
-            for (run, row, outcome), state in zip(settled, states, strict=True):
-                run.keep(row, outcome, state)
-            active = [run for run in active if run.goes_on()]
-            if under_way := [future for run in active for future in run.next_to_come()]:
-                wait(under_way, timeout=POLL if waiting else None, return_when=FIRST_COMPLETED)
-            time.sleep(POLL if waiting and not active else TICK)
-    finally:
-        for run in runs:
-            run.lock.release()
-
-
-class _Crew:
-    """What all classes share: the sources and their problems, and the threads that search, fetch and decode."""
-
-    def __init__(self, recipe: Recipe, sources: dict[str, Source]) -> None:
-        self.recipe, self.sources = recipe, sources
-        self.problems: dict[str, str] = {}
-        self.odd_pages: dict[str, int] = {}
-        self.fetchers = ThreadPoolExecutor(recipe.web.threads, "fetch")
-        self.searchers = ThreadPoolExecutor(SEARCHES, "search")
-        self.decoders = ThreadPoolExecutor(os.cpu_count() or 1, "decode")  # more at once would only take memory
-
-    def __enter__(self) -> "_Crew":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for pool in (self.searchers, self.fetchers, self.decoders):
-            pool.shutdown(cancel_futures=True)
-
-    def asked(self, name: str) -> bool:
-        """Whether a source still is asked in this run."""
-        return name not in self.problems or self.odd_pages.get(name, ODD_PAGES) < ODD_PAGES
-
-    def complain(self, name: str, page: Page) -> None:
-        """A source gave no page. One that is blocked is not asked again; one odd page may be an accident."""
-        self.problems[name] = f"{page.answer}: {page.detail}" if page.detail else str(page.answer)
-        if page.answer is Answer.CHANGED:
-            self.odd_pages[name] = self.odd_pages.get(name, 0) + 1
-        else:
-            self.odd_pages[name] = ODD_PAGES
-
-    def fetch(self, row: dict[str, Any], arrivals: Arrivals) -> Outcome:
-        """What became of one candidate: its bytes come from an earlier arrival or its source."""
-        if word := excluded_word(Candidate(row["url"], title=row["title"] or ""), self.recipe.exclude):
-            return Outcome(row["fetch_id"], "refused", f"excluded word: {word}")
-        try:
-            data = arrivals.get(row["url"])
-            if data is None:
-                data = self.sources[row["source"]].fetch(row["url"])
-                arrivals.keep(row["url"], data)
-        except FetchError as error:
-            return Outcome(row["fetch_id"], "failed", error.cause, error.transient)
-        return self.decoders.submit(_examine, row["fetch_id"], data, self.recipe.min_side).result()
+    while waiting or active:
+        begun = [run for run in waiting if run.begin()]
+        waiting = [run for run in waiting if run not in begun]
+        active += begun
+        if waiting and not told:
+            told = True
+            names = ", ".join(run.label for run in waiting)
+            say(f"{names}: another process is fetching there; this one goes on when it is done")
+        settled = [(run, *pair) for run in active for pair in run.arrived()]
+        states = ledger.settle([outcome for _, _, outcome in settled])
+        for (run, row, outcome), state in zip(settled, states, strict=True):
+            run.keep(row, outcome, state)
+        active = [run for run in active if run.goes_on()]
+        if under_way := [future for run in active for future in run.next_to_come()]:
+            wait(under_way, timeout=POLL if waiting else None, return_when=FIRST_COMPLETED)
+        time.sleep(POLL if waiting and not active else TICK)
 
 
 class _ClassRun:
     """The way to one class's number: candidates out of the ledger, then page after page of its searches."""
 
-    def __init__(self, crew: _Crew, label: str, wanted: int, root: Path, ledger: Ledger, progress: Progress) -> None:
+    def __init__(self, crew: Crew, label: str, wanted: int, root: Path, ledger: Ledger, progress: Progress) -> None:
         self.crew, self.recipe, self.label, self.wanted = crew, crew.recipe, label, wanted
         self.root, self.ledger, self.progress = root, ledger, progress
         self.arrivals = Arrivals(root, label)
@@ -211,7 +154,8 @@ class _ClassRun:
         self.held = self.last = 0
         self.under_way: deque[tuple[dict[str, Any], Future[Outcome]]] = deque()
         self.search: tuple[str, str, int, Future[Page]] | None = None
-        self.given_up: set[tuple[str, str]] = set()  # searches that gave no page in this run
+        self.odd: Counter[tuple[str, str]] = Counter()  # searches -> pages of them in this run that were none
+        self.nothing: dict[str, str] = {}  # source -> what it said when it had nothing at all
         self.searched_out = False
 
     def begin(self) -> bool:
@@ -224,6 +168,9 @@ class _ClassRun:
             self._find_lost_files()
             self.ledger.retry_transient(self.label, MAX_ATTEMPTS)
             self.arrivals.open(row["url"] for row in self.ledger.pending(self.label))
+        for name, source in self.crew.sources.items():
+            if source.relist:
+                self.ledger.begin_again(self.label, name)
         self._count()
         return True
 
@@ -266,26 +213,35 @@ class _ClassRun:
         first = [self.under_way[0][1]] if self.under_way else []
         return [*first, self.search[-1]] if self.search else first
 
+    def remark(self) -> str:
+        """Why there was nothing more, for a person."""
+        said = [f"{name}: {detail}" for name, detail in self.nothing.items()]
+        silent = [name for name in self.crew.sources if not self.crew.asked(name)]
+        said += [f"no answer from {', '.join(silent)}"] if silent else []
+        return "; ".join(said) or "no more were offered"
+
     def _next_rows(self, number: int) -> list[dict[str, Any]]:
         """Candidates that nobody fetched yet, at most so many, whose licence is as asked for."""
         rows: list[dict[str, Any]] = []
         names = list(self.crew.sources)
+        busy = {row["fetch_id"] for row, _ in self.under_way}
         while len(rows) < number and (batch := self.ledger.pending(self.label, names, self.last, 100)):
             for row in batch[: number - len(rows)]:
                 self.last = row["fetch_id"]
-                if permits(row["license"] or "", row["license_basis"] or "unknown", self.recipe.license):
+                permitted = permits(row["license"] or "", row["license_basis"] or "unknown", self.recipe.license)
+                if permitted and row["fetch_id"] not in busy:
                     rows.append(row)
         return rows
 
     def _ask(self) -> None:
         """Start the first search that may have something new."""
-        for name, source in self.crew.sources.items():
+        for name in self.crew.sources:
             for query in self.recipe.queries(self.label):
-                if (name, query) in self.given_up or not self.crew.asked(name):
+                if self.odd[name, query] >= ODD_PAGES or not self.crew.asked(name):
                     continue
                 state = self.ledger.cursor(self.label, name, query, self.recipe.license)
                 if not state["exhausted"]:
-                    page = self.crew.searchers.submit(source.search, query, self.label, state["cursor"])
+                    page = self.crew.searchers.submit(self.crew.search, name, query, self.label, state["cursor"])
                     self.search = name, query, state["offered"], page
                     return
         self.searched_out = True
@@ -293,18 +249,21 @@ class _ClassRun:
     def _take_page(self, name: str, query: str, offered: int, future: Future[Page]) -> None:
         """Write the page of a search into the ledger, with the cursor after it."""
         self.search, page = None, future.result()
-        if page.answer not in (Answer.OK, Answer.EMPTY):
-            self.crew.complain(name, page)
-            self.given_up.add((name, query))
+        if not self.crew.judge(name, page):
+            self.odd[name, query] += 1
             return
+        if page.answer is Answer.EMPTY and page.detail and not offered:
+            self.nothing[name] = page.detail
         offers = [
             {"url": c.url, "rank": rank, **{column: getattr(c, column) for column in PROVENANCE}}
             for rank, c in enumerate(page.candidates, offered + 1)
         ]
         cursor = page.cursor if page.answer is Answer.OK else None
-        self.ledger.add_page(self.label, name, query, offers, cursor, STALE_PAGES, self.recipe.license)
-        if self.recipe.license != "any":
-            self._count()  # the page may have told the licence of an image that is held
+        stale_limit = ENDLESS if self.crew.sources[name].relist else STALE_PAGES
+        self.ledger.add_page(self.label, name, query, offers, cursor, stale_limit, self.recipe.license)
+        if self.recipe.license != "any":  # the page may have told the licence of an image that is known
+            self.last = 0
+            self._count()
 
     def _count(self) -> None:
         self.held = len(_permitted(self.ledger.images([self.label]), self.recipe.license))
@@ -319,18 +278,6 @@ class _ClassRun:
                 lost.append(int(str(row.fetch_id)))
         if lost:
             self.ledger.forget(lost)
-
-
-def _examine(fetch_id: int, data: bytes, min_side: int) -> Outcome:
-    """Decode and hash what a fetch brought."""
-    try:
-        picture, image = inspect(data)
-    except ImageError as error:
-        return Outcome(fetch_id, "failed", f"no image: {error}")
-    if min(picture.width, picture.height) < min_side:
-        return Outcome(fetch_id, "refused", f"smaller than {min_side} pixels")
-    facts = {**picture._asdict(), "bytes": len(data), "phash": phash(image), "file_name": path_in_store(picture)}
-    return Outcome(fetch_id, "ok", facts=facts)
 
 
 def _permitted(images: pd.DataFrame, license: str) -> pd.DataFrame:
@@ -361,10 +308,15 @@ def _clear_errors(root: Path) -> Iterator[None]:
         ) from error
 
 
-def _causes(ledger: Ledger, collection: Collection) -> dict[str, dict[str, int]]:
+def _causes(run: "_ClassRun", ledger: Ledger, license: str) -> dict[str, int]:
+    """What became of a class's candidates that brought no image, or none that may be used."""
     outcomes = ledger.outcomes()
-    out = outcomes[outcomes["state"].isin(["failed", "refused", "repeated"])]
-    return {label: out[out["label"] == label].groupby("cause")["fetches"].sum().to_dict() for label in collection.short}
+    out = outcomes[outcomes["state"].isin(["failed", "refused", "repeated"]) & (outcomes["label"] == run.label)]
+    causes: dict[str, int] = out.groupby("cause")["fetches"].sum().to_dict()
+    known = len(ledger.images([run.label])) + len(ledger.pending(run.label, list(run.crew.sources)))
+    if left := known - run.held if license != "any" else 0:
+        causes[f"left out: not known to allow {license}"] = left
+    return causes
 
 
 def _silent(label: str, held: int, wanted: int) -> None:

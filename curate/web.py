@@ -51,7 +51,7 @@ class Reply(NamedTuple):
     retry_after: int = 0
 
 
-def open_session(web: Web, cache: Path | None = None) -> requests.Session:
+def open_session(web: Web, cache: Path | None = None) -> "PoliteSession":
     """A session for all threads of a run; close it at the end.
 
     Args:
@@ -133,6 +133,10 @@ class PoliteSession(requests.Session):
     def resolve_redirects(self, *_: Any, **__: Any) -> Iterator[requests.Response]:
         """None."""
         return iter(())
+
+    def abort(self) -> None:
+        """End what is under way: it fails, in every thread."""
+        self.client.abort()
 
     def close(self) -> None:
         """Close the connections and end what runs beside them."""

@@ -8,7 +8,7 @@ import zlib
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from curate.images import ImageError, decode, inspect, locate, remove_leftovers, store
 from curate.manifest import CurateError
@@ -134,3 +134,35 @@ def test_a_link_out_of_the_data_root_is_refused(tmp_path):
 def test_a_deleted_image_is_named(tmp_path):
     with pytest.raises(CurateError, match=r"gone\.jpg: no such image"):
         locate(tmp_path, "gone.jpg")
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_every_orientation_of_exif_is_turned_as_pillow_turns_it(orientation):
+    picture = Image.fromarray(np.arange(6 * 8 * 3, dtype=np.uint8).reshape(6, 8, 3))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG", exif=exif)
+    expected = ImageOps.exif_transpose(Image.open(io.BytesIO(buffer.getvalue())))
+    assert np.array_equal(np.asarray(decode(buffer.getvalue())), np.asarray(expected))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "TIFF"])
+def test_damaged_files_are_images_or_image_errors_and_nothing_else(kind):
+    """Bytes changed at random, in the head more often, where the tables and the EXIF are."""
+    exif = Image.Exif()
+    exif.update({0x0112: 6, 0x010E: "a rock"})
+    buffer = io.BytesIO()
+    Image.fromarray(np.random.default_rng(1).integers(0, 255, (40, 50, 3), np.uint8)).save(buffer, kind, exif=exif)
+    whole, rng = buffer.getvalue(), np.random.default_rng(2)
+    errors = 0
+    for _ in range(600):
+        data = bytearray(whole)
+        for place in rng.integers(0, rng.choice([60, 300, len(data)]), rng.integers(1, 6)):
+            data[place % len(data)] = rng.integers(0, 256)
+        try:
+            decode(bytes(data[: rng.integers(20, len(data))] if rng.random() < 0.2 else data))
+        except ImageError:
+            errors += 1
+    assert 30 < errors < 600

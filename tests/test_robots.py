@@ -17,6 +17,12 @@ from tests.web.raw import SITE, RawServer, answer, cause, fake_dns, fetch
 HOST = "https://host.example"
 
 
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch):
+    """A failure is not tried again within one call, so that what is asked for can be counted."""
+    monkeypatch.setattr(robots, "TRIES", 1)
+
+
 class Hosts:
     """Answers for robots.txt by site, and the sites that were asked."""
 
@@ -126,6 +132,16 @@ def test_a_host_is_asked_once_however_many_threads_want_it():
         allowed = list(pool.map(lambda n: allows(rules, "/x" if n % 2 else "/a"), range(64)))
     assert allowed == [n % 2 == 0 for n in range(64)]
     assert asked == [f"{HOST}/robots.txt"]
+
+
+def test_one_failure_that_passes_costs_no_image(monkeypatch):
+    monkeypatch.setattr(robots, "TRIES", 3)
+    monkeypatch.setattr(robots.time, "sleep", lambda seconds: None)
+    answers = [(500, b""), (200, b"User-agent: *\nDisallow: /x")]
+    rules = Robots(lambda url: answers.pop(0))
+    assert allows(rules, "/a")
+    assert not allows(rules, "/x")
+    assert answers == []
 
 
 def test_an_answer_holds_for_a_day_and_a_failure_for_minutes(monkeypatch):

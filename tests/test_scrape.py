@@ -2,16 +2,18 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
 from curate.arrivals import Arrivals
+from curate.crew import excluded_word
 from curate.images import inspect
 from curate.ledger import Ledger
 from curate.manifest import CurateError
-from curate.scrape import collected, excluded_word, scrape
+from curate.scrape import collected, scrape
 from curate.sources import Candidate
 from curate.sources.find import find_sources
 from tests.pictures import jpeg, photos, recipe_for
@@ -239,3 +241,65 @@ def test_only_images_whose_licence_allows_what_was_asked_are_held_and_listed(tmp
 def test_nothing_held_is_a_manifest_without_rows(tmp_path):
     with Ledger(tmp_path / "l.db") as ledger:
         assert {"image_id", "label", "status"} <= set(collected(ledger, ["oak"], "commercial"))
+
+
+BROKEN_SOURCE = """
+from curate.sources import Answer, Candidate, Page, Source
+
+def open_source(recipe, session):
+    def search(query, label, cursor):
+        if recipe.folder == "raises":
+            return {}["sheets"]
+        return Page(Answer.OK, (Candidate("https://a.example/1", license_basis="sure"),))
+    return Source(search, lambda url: b"")
+"""
+
+
+@pytest.mark.parametrize(("kind", "said"), [("raises", "KeyError: 'sheets'"), ("claims", "license_basis 'sure'")])
+def test_a_mistake_in_a_source_of_ones_own_is_said_and_the_next_source_is_asked(tmp_path, kind, said):
+    (tmp_path / "mine.py").write_text(BROKEN_SOURCE)
+    with LoopbackWeb({"oak": photos("oak", range(9))}) as web:
+        sources = (str(tmp_path / "mine.py"), "bing")
+        result, table = run(web, tmp_path / "data", {"oak": 4}, sources=sources, folder=kind)
+    assert len(table) == 4
+    assert said in result.problems[sources[0]]
+    assert ".py, line" in result.problems[sources[0]]
+
+
+def test_what_a_folder_gained_since_is_found_wherever_it_lies_in_the_list(tmp_path):
+    (tmp_path / "given" / "oak").mkdir(parents=True)
+    with LoopbackWeb({}) as web:
+        changes = {"sources": ("folder",), "folder": str(tmp_path / "given")}
+        empty, _ = run(web, tmp_path / "data", {"oak": 3}, **changes)
+        assert "holds no (more) files" in empty.remarks["oak"]
+        for number in (5, 6, 7):
+            (tmp_path / "given" / "oak" / f"{number}.jpg").write_bytes(jpeg(number))
+        run(web, tmp_path / "data", {"oak": 3}, **changes)
+        (tmp_path / "given" / "oak" / "1.jpg").write_bytes(jpeg(1))
+        result, table = run(web, tmp_path / "data", {"oak": 4}, **changes)
+    assert result.counts == {"oak": 4}
+    assert table["title"].tolist() == ["5.jpg", "6.jpg", "7.jpg", "1.jpg"]
+
+
+def test_images_that_a_licence_rules_out_are_said_to_be_there(tmp_path):
+    (tmp_path / "given" / "oak").mkdir(parents=True)
+    (tmp_path / "given" / "oak" / "1.jpg").write_bytes(jpeg(1))
+    with LoopbackWeb({}) as web:
+        changes = {"sources": ("folder",), "folder": str(tmp_path / "given"), "license": "cc"}
+        result, _ = run(web, tmp_path / "data", {"oak": 1}, **changes)
+    assert result.causes["oak"] == {"left out: not known to allow cc": 1}
+
+
+def test_a_run_that_is_interrupted_ends_at_once_and_keeps_what_came(tmp_path):
+    """Some images drip without end; Ctrl-C does not wait for them."""
+    with LoopbackWeb({"oak": photos("oak", range(60))}, faults=Faults(drip=0.2), seed=3) as web:
+        recipe = recipe_for(web, "oak")
+        with Ledger(tmp_path / "ledger.db") as ledger:
+            interrupt = threading.Timer(1.5, lambda: os.kill(os.getpid(), signal.SIGINT))
+            began = time.monotonic()
+            interrupt.start()
+            with pytest.raises(KeyboardInterrupt):
+                scrape(recipe, {"oak": 40}, root=tmp_path, ledger=ledger)
+            assert time.monotonic() - began < 10
+    assert list((tmp_path / "arrivals").rglob("*")) or list((tmp_path / "images").rglob("*"))
+    assert not list(tmp_path.rglob("*.tmp"))

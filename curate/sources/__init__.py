@@ -59,13 +59,15 @@ class Page:
 
 
 class Source(NamedTuple):
-    """How one source is asked; both functions are bound to the recipe and the open session by `open_sources`.
+    """How one source is asked; both functions are bound to the recipe and the open session by `open_source`.
 
-    search(query, label, cursor): a page. fetch(url): the bytes, or FetchError.
+    search(query, label, cursor): a page. fetch(url): the bytes, or FetchError. relist: whether each run lists it from
+    the beginning, as a list that grows at any place must be.
     """
 
     search: Callable[[str, str, str | None], Page]
     fetch: Callable[[str], bytes]
+    relist: bool = False
 
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff\ue000-\uf8ff]+")

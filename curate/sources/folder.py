@@ -21,11 +21,14 @@ def open_source(recipe: Recipe, session: requests.Session) -> Source:
         CurateError: the recipe names no folder, or there is none.
     """
     if not recipe.folder:
-        raise CurateError('the source "folder" needs folder = "PATH" in the recipe: a folder with one folder a class.')
+        raise CurateError(
+            'the source "folder" needs --folder PATH, or folder = "PATH" in the recipe: one folder a class.'
+        )
     root = Path(recipe.folder).expanduser()
     if not root.is_dir():
         raise CurateError(f"{recipe.folder}: no such folder. The recipe's `folder` needs one folder for each class.")
-    return Source(partial(_search, root.resolve()), partial(_fetch, root.resolve(), recipe.web.max_bytes))
+    root = root.resolve()
+    return Source(partial(_search, root), partial(_fetch, root, recipe.web.max_bytes), relist=True)
 
 
 def _search(root: Path, query: str, label: str, cursor: str | None) -> Page:
