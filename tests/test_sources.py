@@ -442,7 +442,7 @@ def test_a_class_without_a_folder_or_files_is_empty_and_says_so(tree):
     assert open_folder(tree).search("", "gneiss", None).answer is Answer.EMPTY
 
 
-@pytest.mark.parametrize(("root", "said"), [("", "needs folder"), ("nowhere", "no such folder")])
+@pytest.mark.parametrize(("root", "said"), [("", "needs --folder"), ("nowhere", "no such folder")])
 def test_a_recipe_without_a_folder_is_told(root, said, tmp_path):
     with pytest.raises(CurateError, match=said):
         open_folder(tmp_path / root if root else Path()) if root else folder.open_source(recipe(), None)
