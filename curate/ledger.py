@@ -277,7 +277,7 @@ class Ledger:
     def _table(self, query: sa.Select) -> pd.DataFrame:
         with self.engine.connect() as connection:
             result = connection.execute(query)
-            return pd.DataFrame(result.mappings().all(), columns=list(result.keys()))
+            return pd.DataFrame(list(map(tuple, result)), columns=list(result.keys()))
 
 
 def ledger_url(ledger: str, root: Path) -> str:

@@ -32,6 +32,7 @@ from curate.web import open_session
 ENDLESS = 1_000_000_000
 STALE_PAGES = 2  # pages in a row without an unseen address: the search has no more
 MAX_ATTEMPTS = 3  # of a download that failed for a passing cause, over all runs
+AHEAD = 2  # candidates of a class under way for each thread: one that is slow holds up no more than these
 TICK = 0.05  # seconds between two looks at what has come: what came meanwhile is one commit
 POLL = 0.5  # seconds between two looks at a class that another process works on
 PROVENANCE = ("page_url", "title", "creator", "license", "license_url", "license_basis", "attribution")
@@ -196,7 +197,8 @@ class _ClassRun:
         """Start what is needed next; False, and the class is left, when it is full or there is no more."""
         if self.search and self.search[-1].done():
             self._take_page(*self.search)
-        missing = self.wanted - self.held - len(self.under_way)
+        room = AHEAD * self.recipe.web.threads - len(self.under_way)
+        missing = min(self.wanted - self.held - len(self.under_way), room)
         if missing > 0:
             rows = self._next_rows(missing)
             for row in rows:
