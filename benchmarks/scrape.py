@@ -34,24 +34,21 @@ import hashlib
 import io
 import json
 import math
-import os
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
-from typing import NamedTuple
 
 from PIL import Image
 
 from benchmarks.photo_server import DEPTH, PhotoServer, photo_url
+from benchmarks.usage import Usage, run_measured
 from curate.console import print_table
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -59,8 +56,6 @@ PEERS = Path(__file__).parent / "peers"
 LATENCIES, FAULTS = (0, 20, 100), (0.0, 0.01, 0.1)  # milliseconds; share of the addresses
 KEY_CELL = (100, 0.01)
 SUPPLY = 1.4  # photos on offer for each that is wanted
-LIMIT = 600.0  # seconds after which a tool is stopped
-SAMPLED = 0.2  # seconds between two looks at a tool's memory
 
 
 @dataclass(frozen=True)
@@ -124,14 +119,6 @@ FIGURES = {  # of which mode the figures go under which name
     "all": "img2dataset_undecoded",
 }
 FORGETS = 6.0  # seconds until ext4 takes the places of deleted files again without looking twice
-
-
-class Usage(NamedTuple):
-    """What a process with all its children took, from its start to its exit."""
-
-    seconds: float
-    cpu: float  # seconds, of all processors
-    peak_mb: float
 
 
 @dataclass(frozen=True)
@@ -275,7 +262,7 @@ class Bench:
         folder.mkdir()
         command = self._command(order, setting, folder)
         self.server.play(latency=order.latency / 1000, faults=order.faults, supply=order.supply)
-        usage = _run_measured(command, folder / "log.txt")
+        usage = run_measured(command, folder / "log.txt")
         counts = self.server.counts()
         wanted = {"all": order.wanted}
         usable = self.judge.usable(_collected(folder), lambda group: wanted.get(group, order.per_class), look=look)
@@ -361,56 +348,6 @@ def _python_with(tool: str) -> str:
             if subprocess.run([python, "-c", find]).returncode == 0:
                 return python
     return ""
-
-
-def _run_measured(command: Sequence[str], log: Path) -> Usage:
-    """Run a command to its end, or to `LIMIT`."""
-    environment = {key: value for key, value in os.environ.items() if not key.lower().endswith("_proxy")}
-    environment |= {"NO_ALBUMENTATIONS_UPDATE": "1", "WANDB_MODE": "disabled"}
-    with log.open("wb") as said:
-        start = time.perf_counter()
-        process = subprocess.Popen(
-            command, cwd=ROOT, env=environment, stdout=said, stderr=subprocess.STDOUT, start_new_session=True
-        )
-        stop = threading.Timer(LIMIT, os.killpg, (process.pid, signal.SIGKILL))
-        stop.start()
-        memory = _PeakMemory(process.pid)
-        memory.start()
-        _, _, rusage = os.wait4(process.pid, 0)
-        seconds = time.perf_counter() - start
-    stop.cancel()
-    memory.ended.set()
-    memory.join()
-    process.returncode = 0  # it was waited for
-    alone = rusage.ru_maxrss / (1024 if sys.platform == "linux" else 1024**2)
-    return Usage(seconds, rusage.ru_utime + rusage.ru_stime, max(memory.peak_mb, alone))
-
-
-class _PeakMemory(threading.Thread):
-    """Looks at the processes of a session time and again: the largest sum of their peak resident memory."""
-
-    def __init__(self, session: int) -> None:
-        super().__init__(daemon=True)
-        self.session, self.peak_mb = session, 0.0
-        self.ended = threading.Event()
-
-    def run(self) -> None:
-        while not self.ended.wait(SAMPLED):
-            members = [path.parent for path in Path("/proc").glob("[0-9]*/stat") if _session(path) == self.session]
-            self.peak_mb = max(self.peak_mb, sum(map(_peak_kb, members)) / 1024)
-
-
-def _session(stat: Path) -> int:
-    with suppress(OSError):
-        return int(stat.read_text().rpartition(")")[2].split()[3])
-    return 0
-
-
-def _peak_kb(process: Path) -> int:
-    with suppress(OSError):
-        lines = (process / "status").read_text().splitlines()
-        return next((int(line.split()[1]) for line in lines if line.startswith("VmHWM:")), 0)
-    return 0
 
 
 def _collected(folder: Path) -> dict[str, list[Path]]:

@@ -176,14 +176,20 @@ def balance(
         result.dry += [label for label, n in wanted.items() if brought.get(label, 0) < n]
     fresh = table[~table["image_id"].isin(known)]
     result.fetched = {label: int((fresh["label"] == label).sum()) for label in labels}
-    vectors = embed(table) if embed else None
+    _choose(result, table, labels, unattended, embed(table) if embed else None)
+    return result
+
+
+def _choose(
+    result: Balanced, table: pd.DataFrame, labels: list[str], unattended: bool, vectors: np.ndarray | None
+) -> None:
+    """Take, of the images held, those of the balanced set; what waits for a person is counted."""
     if unattended:
-        table = take_surest(table, labels, target, vectors)
-    result.manifest = trim(table, labels, target, vectors)
+        table = take_surest(table, labels, result.target, vectors)
+    result.manifest = trim(table, labels, result.target, vectors)
     open_rows = {label: undecided(result.manifest[result.manifest["label"] == label]) for label in labels}
     result.waiting = {label: len(rows) for label, rows in open_rows.items()}
     result.expected = {label: float((1 - doubt(rows)).sum()) for label, rows in open_rows.items()}
-    return result
 
 
 def prepare(

@@ -290,14 +290,6 @@ def test_a_refusal_keeps_the_cursor_and_the_key_is_neither_shown_nor_logged(repl
     assert KEY not in repr(page)
 
 
-def test_the_key_is_taken_out_of_what_urllib3_warns_of(caplog):
-    ask(sent(listing(photo())))
-    url = f"/services/rest/?api_key={KEY}&text=granite"
-    logging.getLogger("urllib3.connectionpool").warning("Retrying (%r) after connection broken: %s", 1, url)
-    assert "Retrying (1) after connection broken: /services/rest/?api_key=***&text=granite" in caplog.text
-    assert KEY not in caplog.text
-
-
 def test_the_key_is_in_nothing_that_is_kept(caplog):
     caplog.set_level(logging.DEBUG)
     page, _ = ask(sent(listing(photo(), pages=5)))

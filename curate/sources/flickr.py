@@ -5,7 +5,6 @@ Flickr's "large", 1024: enough to train on and to look at, and Flickr restricts 
 The key is sent to Flickr and shown to no one: it stays out of pages, addresses, cursors and logs.
 """
 
-import logging
 import os
 import re
 from dataclasses import replace
@@ -53,20 +52,6 @@ LICENSES = {  # flickr.photos.licenses.getInfo, June 2025: id -> name, address
 NO_ENTRY = {"95", "96", "97", "98", "99", "100"}  # the key is invalid or expired, or it may not do this
 OUT_OF_ORDER = {"10", "105", "106"}  # the search, or the service, is not available for now
 TOO_MANY = re.compile(r"rate.?limit|too many|quota|limit (was )?exceeded|throttl", re.IGNORECASE)
-SECRET = re.compile(r"api_key=[^&\s'\"]*")
-
-
-class _KeyMask(logging.Filter):
-    """Takes the key out of what urllib3 logs: the addresses it asked for."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        message = record.getMessage()
-        if "api_key=" in message:
-            record.msg, record.args = SECRET.sub("api_key=***", message), None
-        return True
-
-
-_MASK = _KeyMask()
 
 
 def open_source(recipe: Recipe, session: requests.Session) -> Source:
@@ -80,8 +65,6 @@ def open_source(recipe: Recipe, session: requests.Session) -> Source:
             "[keys] flickr holds a key: it should be the name of the environment variable that holds it, such as "
             f"{KEY_VARIABLE}, so that the key is not passed on with the recipe."
         )
-    for name in ("urllib3.connectionpool", "urllib3.util.retry"):
-        logging.getLogger(name).addFilter(_MASK)  # once, however often it is added
     search = partial(_search, session, recipe, Pace(SECONDS))
     return Source(search, lambda url: download(session, url, recipe.web))
 
