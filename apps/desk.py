@@ -10,9 +10,11 @@ import pandas as pd
 import sqlalchemy as sa
 
 from apps.pictures import heatmap_name
+from curate.errors import CurateError
 from curate.ledger import Decision, Ledger
-from curate.manifest import REASONS, CurateError, read_manifest
+from curate.manifest import read_manifest
 from curate.queue import ReviewQueue
+from curate.words import REASONS
 
 WINDOW = 16  # images that the browser knows ahead
 RECENT = 8  # decisions that the browser can take back before it asks again

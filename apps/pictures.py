@@ -13,8 +13,9 @@ from starlette.responses import FileResponse, PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from curate.errors import CurateError
+from curate.files import replacing
 from curate.images import ImageError, locate, open_rgb, thumbnail
-from curate.manifest import CurateError, replacing
 
 SHOWN_AS_THEY_ARE = {
     ".jpg": "image/jpeg",

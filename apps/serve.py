@@ -16,7 +16,7 @@ from streamlit.web.server.starlette import App
 
 from apps.desk import Desk, open_desk
 from apps.pictures import SecurityHeaders, picture_routes
-from curate.manifest import CurateError
+from curate.errors import CurateError
 
 LOOPBACK = ("127.0.0.1", "localhost")
 LOOK = {

@@ -22,7 +22,7 @@ import pandas as pd
 from benchmarks.steps import Steps
 from curate.console import print_table
 from curate.dedup import find_copies
-from curate.images import ImageError, inspect, phash, store
+from curate.images import ImageError, inspect, store
 from curate.ledger import Decision, Ledger
 from curate.manifest import read_manifest
 from curate.queue import ReviewQueue
@@ -206,14 +206,14 @@ def stored(photos: dict[str, Sequence[Photo]], reasons: dict[str, str | None], r
     for label, offered in photos.items():
         for photo in offered:
             try:
-                picture, image = inspect(data := photo.load())
+                picture = inspect(data := photo.load())
             except ImageError as error:
                 print(f"{photo.name} does not open: {error}")
                 continue
             if min(picture.width, picture.height) < MIN_SIDE:
                 continue
             reason = None if photo.name.startswith("web2/") else reasons[f"web/{photo.name}"]
-            facts = {"file_name": store(root, data, picture), "sha256": picture.sha256, "phash": phash(image)}
+            facts = {"file_name": store(root, data, picture), "sha256": picture.sha256, "phash": picture.phash}
             expert = {"label": label, "keep": reason is None, "reason": reason}
             rows.append({"image_id": picture.sha256[:16], **facts, **expert})
     return pd.DataFrame(rows).drop_duplicates("image_id").set_index("image_id")

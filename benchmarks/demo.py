@@ -205,7 +205,7 @@ def fresh_keepers(root: Path, labels: list[str]) -> pd.DataFrame:
         for index in FRESH:
             data, truth = render(label, index, SEED)
             if truth.kind == "keeper":
-                picture, _ = inspect(data)
+                picture = inspect(data)
                 name = store(root, data, picture)
                 rows.append({"image_id": picture.sha256[:16], "file_name": name, "label": label, "split": "test"})
     return pd.DataFrame(rows).assign(status="accepted")

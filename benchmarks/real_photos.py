@@ -201,7 +201,7 @@ class Bench:
         rows = []
         for label, path in files:
             try:
-                picture, _ = inspect(data := path.read_bytes())
+                picture = inspect(data := path.read_bytes())
             except ImageError as error:
                 print(f"{path.name} is left out of the test: {error}")
                 continue

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from curate.manifest import CurateError, read_manifest
+from curate.errors import CurateError
+from curate.manifest import read_manifest
 
 if TYPE_CHECKING:
     from classify.data import Progress

@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from curate.cache import RowCache
+from curate.errors import CurateError
 from curate.images import ImageError, locate, open_rgb, square
-from curate.manifest import CurateError, require_columns
+from curate.manifest import require_columns
 
 log = logging.getLogger("classify")
 

@@ -18,7 +18,8 @@ from classify.data import Progress, split_rows
 from classify.models import load_run
 from classify.predict import predict_rows
 from classify.report import confusion_png, write_table
-from curate.manifest import CurateError, replacing
+from curate.errors import CurateError
+from curate.files import replacing
 
 RESAMPLES = 2000
 

@@ -23,8 +23,9 @@ from classify.data import Decoded, Progress, batches, decode_rows, prefetched, s
 from classify.models import Backbone, Trained, backbone_of, load_run
 from classify.models import split as split_model
 from classify.report import explain_page, jpeg, write_png
+from curate.errors import CurateError
+from curate.files import replacing
 from curate.images import open_rgb, square
-from curate.manifest import CurateError, replacing
 
 SIDE = 56  # pixels of a heatmap
 BATCH = 16

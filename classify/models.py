@@ -26,7 +26,8 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torchvision.models import resnet
 
 from classify.data import to_input
-from curate.manifest import CurateError, replacing
+from curate.errors import CurateError
+from curate.files import replacing
 
 IMAGENET_CLASSES = 1000
 FREEZE = ("head", "last_block", "none")

@@ -11,7 +11,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from PIL import Image
 
-from curate.manifest import replacing
+from curate.files import replacing
 
 CSS = """
 :root { color-scheme: light dark; }

@@ -56,7 +56,9 @@ from classify.models import (
     train_mode,
 )
 from classify.report import confusion_png, curves_png, run_page, write_table
-from curate.manifest import CurateError, class_weights, replacing
+from curate.errors import CurateError
+from curate.files import replacing
+from curate.manifest import class_weights
 
 VERSIONS = ("torch", "torchvision", "numpy", "opencv-python-headless", "pillow")
 PICTURES = ("curves.png", "confusion.png", "confusion.csv")

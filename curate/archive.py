@@ -15,7 +15,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from curate.manifest import CurateError, is_inside
+from curate.errors import CurateError
+from curate.files import is_inside
 from curate.sources import clean_text
 
 CHUNK = 1_000_000  # bytes decompressed at a time

@@ -34,10 +34,13 @@ class Arrivals:
                 (self.folder / name).unlink(missing_ok=True)
             self._left -= unwanted
 
-    def get(self, url: str) -> bytes | None:
-        """What came from an address in an earlier run, or None."""
-        name = _digest(url)
-        return (self.folder / name).read_bytes() if name in self._left else None
+    def came_before(self, url: str) -> bool:
+        """Whether its bytes came in an earlier run."""
+        return _digest(url) in self._left
+
+    def path(self, url: str) -> str:
+        """The file with the bytes that came from an address."""
+        return f"{self.folder}/{_digest(url)}"
 
     def keep(self, url: str, data: bytes) -> None:
         """Write the bytes down, in one atomic step, on disk when this returns.
@@ -45,7 +48,7 @@ class Arrivals:
         Raises:
             OSError: the disk is full, or must not be written to.
         """
-        path = f"{self.folder}/{_digest(url)}"
+        path = self.path(url)
         temporary = f"{path}.tmp"
         try:
             file = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | BINARY, 0o666)
@@ -63,7 +66,7 @@ class Arrivals:
 
     def store(self, url: str, file_name: str) -> bool:
         """Move what arrived to its place in the image store; False where nothing had arrived."""
-        arrived, path = f"{self.folder}/{_digest(url)}", f"{self.root}/{file_name}"
+        arrived, path = self.path(url), f"{self.root}/{file_name}"
         for _ in range(2):
             try:
                 os.replace(arrived, path)  # noqa: PTH105
@@ -74,7 +77,7 @@ class Arrivals:
 
     def discard(self, url: str) -> None:
         """Nobody needs these bytes."""
-        (self.folder / _digest(url)).unlink(missing_ok=True)
+        Path(self.path(url)).unlink(missing_ok=True)
 
 
 def _digest(text: str) -> str:

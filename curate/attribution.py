@@ -11,8 +11,10 @@ from urllib.parse import quote, urlsplit
 
 import pandas as pd
 
+from curate.errors import CurateError
+from curate.files import replacing
 from curate.licenses import credit_line, identify
-from curate.manifest import CurateError, replacing, require_columns, write_manifest
+from curate.manifest import require_columns, write_manifest
 from curate.sources import clean_text
 
 TEXTS = ("title", "creator", "license", "license_url", "license_basis", "page_url", "url", "attribution")

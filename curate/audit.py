@@ -16,8 +16,9 @@ from sklearn.model_selection import StratifiedKFold
 from sklearn.preprocessing import StandardScaler
 
 from curate.artifacts import MEASURES_VERSION, artifact_score, flags, measure_file
+from curate.files import replacing
 from curate.images import require_images
-from curate.manifest import replacing, require_columns
+from curate.manifest import require_columns
 from curate.screen import crowd_distance, reject_probability, suspicion
 
 FOLDS = 5

@@ -14,7 +14,7 @@ import pandas as pd
 
 from curate.decide import apply_decisions
 from curate.diversity import choose_varied
-from curate.manifest import CurateError
+from curate.errors import CurateError
 
 SURE = 0.2  # probability of rejection below which more images are fetched rather than doubtful ones taken
 LIMIT = 0.5  # at or above this an image is never taken without a person

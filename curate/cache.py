@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from curate.manifest import replacing
+from curate.files import replacing
 
 log = logging.getLogger("curate")
 CHUNK = 256  # rows of a file

@@ -2,6 +2,8 @@
 
 import errno
 import os
+import threading
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,7 +11,7 @@ import typer
 
 from curate import cli_records
 from curate.cli_records import MANIFESTS, DataRoot, LedgerUrl
-from curate.manifest import CurateError
+from curate.errors import CurateError
 
 if TYPE_CHECKING:
     from curate.balance import Balanced, ClassPlan
@@ -89,16 +91,18 @@ def scrape(
     """Fetch images until each class holds the number asked for: curate scrape --per-class 100"""
     from curate.console import print_table, progress_bars
     from curate.ledger import Ledger, ledger_url
-    from curate.manifest import write_manifest
     from curate.recipe import choose_recipe
-    from curate.scrape import collected
     from curate.scrape import scrape as run
 
     plan = choose_recipe(recipe, source, folder, mirror, license)
     _echo_plan(plan)
     with Ledger(ledger_url(ledger, data)) as book, progress_bars() as progress:
         wanted = dict.fromkeys(plan.labels, per_class)
+        _load_meanwhile("curate.collected")
         result = run(plan, wanted, root=data, ledger=book, progress=progress, say=_tell)
+        from curate.collected import collected
+        from curate.manifest import write_manifest
+
         table = collected(book, plan.labels, plan.license)
     if len(table):
         write_manifest(table, out)
@@ -314,12 +318,12 @@ def add(
     ledger: LedgerUrl = "",
 ) -> None:
     """Take in contributed images: curate add photos.zip --label granite --contributor "Ada" --license CC-BY-4.0"""
+    from curate.collected import collected
     from curate.console import print_table, progress_bars
     from curate.contribute import add as run
     from curate.ledger import Ledger, ledger_url
     from curate.manifest import write_manifest
     from curate.recipe import choose_recipe
-    from curate.scrape import collected
 
     plan = choose_recipe(recipe, None, "", None)
     who = {"label": label, "contributor": contributor, "license": license}
@@ -401,6 +405,11 @@ def _stands(result: "Balanced", unattended: bool, out: Path) -> str:
 
 def _tell(line: str) -> None:
     typer.echo(line, err=True)
+
+
+def _load_meanwhile(module: str) -> None:
+    """Import what is needed at the end only, pandas above all, while the first answers are awaited."""
+    threading.Thread(target=import_module, args=(module,)).start()
 
 
 def _echo_plan(plan: "Recipe") -> None:

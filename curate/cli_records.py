@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from curate.manifest import CurateError
+from curate.errors import CurateError
 
 MANIFESTS = Path("manifests")
 DataRoot = Annotated[Path, typer.Option("--data", help="The data root: images, ledger and cache.")]

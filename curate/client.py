@@ -25,8 +25,8 @@ from urllib3.util import parse_url
 
 from curate import __version__
 from curate.body import is_over, pieces
+from curate.errors import CurateError
 from curate.guard import Connection, FetchError, Idle, Limit, RefusedAddress, Watchdog
-from curate.manifest import CurateError
 from curate.recipe import Web
 from curate.robots import LONGEST_FILE, Robots
 
@@ -40,6 +40,7 @@ LONGEST_LOCATION = 16_384  # characters of an address that are looked at
 LONGEST_WAIT = 15.0  # seconds that a Retry-After is obeyed; a host that asks for more is left for another run
 RULES_DEADLINE = 20.0  # seconds for a robots.txt
 BUSY = {429, 502, 503, 504}  # statuses after which we ask again, after a pause
+BROKEN = 0.2  # seconds, at least, after which a connection that broke is tried anew
 AGAIN = 2  # times that a busy host is asked again
 MOVED = {301, 302, 303, 307, 308}
 PORTS = {"http": 80, "https": 443}
@@ -213,7 +214,7 @@ class Client:
             except _Busy as busy:
                 wait = busy.wait
             except (ConnectionError, IncompleteRead):
-                wait = pause(attempt)
+                wait = BROKEN * (1 + random.random())
                 if attempt or time.monotonic() + wait > request.deadline:
                     raise
             self._aborted.wait(wait)

@@ -17,9 +17,9 @@ from filelock import FileLock
 from curate import licenses
 from curate.archive import File, one_line, opened
 from curate.attribution import deed
-from curate.images import ImageError, inspect, phash, remove_leftovers, store
+from curate.errors import CurateError
+from curate.images import ImageError, inspect, remove_leftovers, store
 from curate.ledger import Ledger, Outcome
-from curate.manifest import CurateError
 from curate.recipe import Recipe
 from curate.sources import Candidate
 
@@ -150,7 +150,7 @@ class _Taking:
     def _decoded(self, data: bytes) -> tuple[str, str | None, dict[str, Any]]:
         """State, cause and facts of new bytes; an image that is taken lies in the store then."""
         try:
-            picture, image = inspect(data)
+            picture = inspect(data)
         except ImageError as error:
             return "failed", f"no image: {error}", {}
         if min(picture.width, picture.height) < self.recipe.min_side:
@@ -159,7 +159,7 @@ class _Taking:
             name = store(self.root, data, picture)
         except OSError as error:
             raise CurateError(f"{self.root}: no image can be written: {error}. What was taken is kept.") from error
-        return "ok", None, {**picture._asdict(), "bytes": len(data), "phash": phash(image), "file_name": name}
+        return "ok", None, {**picture._asdict(), "file_name": name}
 
     def _known(self, held: dict[str, Any], url: str) -> str:
         """Whose bytes they are, and what a reviewer decided on them."""

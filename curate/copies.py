@@ -9,6 +9,8 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
+from curate.images import LOW_BAND
+
 SIDE = 224  # pixels of the longer side at which pictures are compared
 FEATURES = 400
 RATIO = 0.8  # Lowe, "Distinctive image features", IJCV 2004, section 7.1
@@ -25,7 +27,6 @@ GRID = 8
 BROAD = 8.0  # pixels, of the Gaussian that makes out light and shade
 FLAT = 3.0  # grey levels of standard deviation below which a patch has nothing to compare
 
-_BAND = np.cos(np.pi * (2 * np.arange(32)[None] + 1) * np.arange(8)[:, None] / 64)  # DCT-II, the 8 lowest frequencies
 _ODD = np.where(np.arange(8) % 2, -1.0, 1.0)[None]  # mirroring a picture turns the sign of the odd columns
 Box = tuple[float, float, float, float]
 VIEWS_VERSION = 1  # goes up when the hash of a view of the same pixels changes
@@ -98,7 +99,7 @@ def view_hashes(gray: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     boxes = [(round(y0 * h), round(y1 * h), round(x0 * w), round(x1 * w)) for x0, y0, x1, y1 in VIEWS]
     views = [gray[top:bottom, left:right] for top, bottom, left, right in [*boxes, without_border(gray)]]
     small = np.stack([cv2.resize(v, (32, 32), interpolation=cv2.INTER_AREA) for v in views]).astype(np.float64)
-    low = _BAND @ small @ _BAND.T
+    low = LOW_BAND @ small @ LOW_BAND.T
     return np.stack([_bits(low), _bits(low * _ODD)], axis=1), small.std(axis=(1, 2)) >= 2
 
 

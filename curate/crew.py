@@ -1,10 +1,11 @@
 """What all classes of a scraping run share: the sources, what was wrong with them, and the threads that work."""
 
-import os
 import re
+import threading
 import traceback
+from collections import deque
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -12,41 +13,90 @@ from urllib.parse import unquote, urlsplit
 import requests
 
 from curate.arrivals import Arrivals
-from curate.images import ImageError, inspect, path_in_store, phash
+from curate.decoders import DecoderDied, Decoders, Found
+from curate.images import ImageError, Picture, path_in_store
 from curate.ledger import Outcome
-from curate.manifest import COLUMNS
 from curate.recipe import Recipe
 from curate.robots import UNASKED
 from curate.sources import Answer, Candidate, FetchError, Page, Source
 from curate.web import PoliteSession
+from curate.words import LICENSE_BASES
 
 ODD_PAGES = 3  # pages in a row that could not be had or read before a search, or a source, is left for this run
 SEARCHES = 4  # searches under way at once, each of another class
-BASES = COLUMNS["license_basis"].values
+
+
+@dataclass(slots=True)
+class Fetch:
+    """A candidate under way; `outcome` is None until it is known, or an error that is not the candidate's fault."""
+
+    row: dict[str, Any]
+    outcome: Outcome | BaseException | None = None
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the outcome is known."""
+        return self.outcome is not None
+
+    @property
+    def may_be_kept(self) -> bool:
+        """Whether it may bring an image still, or has brought one."""
+        return not isinstance(self.outcome, Outcome) or self.outcome.state == "ok"
+
+    def result(self) -> Outcome:
+        """The outcome, which must be known; an error is raised."""
+        if isinstance(self.outcome, Outcome):
+            return self.outcome
+        raise self.outcome or RuntimeError("the outcome is not known yet")
+
+
+@dataclass(slots=True)
+class Search:
+    """The pages of one query, asked for one after the other until `enough` addresses have come.
+
+    Attributes:
+        cursor: where it begins.
+        offered: candidates of the query before the next one of `pages`.
+        pages: what has come, until it is taken away.
+        is_over: no more pages come.
+    """
+
+    source: str
+    query: str
+    label: str
+    cursor: str | None
+    offered: int
+    enough: int
+    pages: deque[Page] = field(default_factory=deque)
+    is_over: bool = False
 
 
 class Crew:
-    """The sources and their problems, and the threads that search, fetch and decode; while its `with` block lasts."""
+    """The sources and their problems, who searches, who fetches and who decodes; while its `with` block lasts."""
 
     def __init__(self, recipe: Recipe, sources: dict[str, Source], session: PoliteSession) -> None:
         self.recipe, self.sources, self.session = recipe, sources, session
         self.problems: dict[str, str] = {}
         self.odd_pages: dict[str, int] = {}
+        self.news = threading.Event()  # a page has come
+        self.closed = False
         self.fetchers = ThreadPoolExecutor(recipe.web.threads, "fetch")
         self.searchers = ThreadPoolExecutor(SEARCHES, "search")
-        self.decoders = ThreadPoolExecutor(os.cpu_count() or 1, "decode")  # more at once would only take memory
+        self.decoders = Decoders()
 
     def __enter__(self) -> "Crew":
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        pools = (self.searchers, self.fetchers, self.decoders)
-        for pool in pools[:2]:
+        self.closed = True
+        pools = (self.searchers, self.fetchers)
+        for pool in pools:
             pool.shutdown(wait=False, cancel_futures=True)
         if kind is not None:
             self.session.abort()
         for pool in pools:
             pool.shutdown()
+        self.decoders.close()
 
     def asked(self, name: str) -> bool:
         """Whether a source still is asked in this run."""
@@ -63,7 +113,21 @@ class Crew:
         self.odd_pages[name] = self.odd_pages.get(name, 0) + 1 if passing else ODD_PAGES
         return False
 
-    def search(self, name: str, query: str, label: str, cursor: str | None) -> Page:
+    def _search(self, search: Search) -> None:
+        cursor, seen = search.cursor, set[str]()
+        while True:
+            page = self._page(search.source, search.query, search.label, cursor)
+            cursor, before = page.cursor, len(seen)
+            seen.update(candidate.url for candidate in page.candidates)
+            stale = len(seen) == before  # the same page again, or none: whether to go on is for the ledger to say
+            last = page.answer is not Answer.OK or cursor is None or stale or len(seen) >= search.enough or self.closed
+            search.pages.append(page)
+            search.is_over = last
+            self.news.set()
+            if last:
+                return
+
+    def _page(self, name: str, query: str, label: str, cursor: str | None) -> Page:
         """A page of a source; what a source raises is no page, and is said with its place in the source's code."""
         try:
             page = self.sources[name].search(query, label, cursor)
@@ -73,19 +137,45 @@ class Crew:
         except Exception as error:  # a source may be anybody's code
             return Page(Answer.CHANGED, detail=f"{name} cannot be read: {_said(error)}")
 
-    def fetch(self, row: dict[str, Any], arrivals: Arrivals) -> Outcome:
-        """What became of one candidate: its bytes come from an earlier arrival or its source."""
+    def start_search(self, search: Search) -> Search:
+        """Put a search under way: page after page, each when the one before it has come; `news` is set with each."""
+        self.searchers.submit(self._search, search)
+        return search
+
+    def start_fetch(self, row: dict[str, Any], arrivals: Arrivals) -> Fetch:
+        """Put one candidate under way: a thread fetches it, then a process decodes it.
+
+        Who fetches never waits for who decodes, and what waits to be decoded lies on disk, not in memory.
+        """
+        fetch = Fetch(row)
+
+        def bring() -> None:
+            try:
+                fetch.outcome = self._bring(row, arrivals)
+            except BaseException as error:
+                fetch.outcome = error
+            if fetch.outcome is None:
+                self.decoders.submit(arrivals.path(row["url"]), examine)
+
+        def examine(found: Found) -> None:
+            fetch.outcome = found if isinstance(found, OSError) else _examined(row, found, self.recipe.min_side)
+
+        self.decoders.start()
+        self.fetchers.submit(bring)
+        return fetch
+
+    def _bring(self, row: dict[str, Any], arrivals: Arrivals) -> Outcome | None:
+        """See that a candidate's bytes have arrived, from its source or in an earlier run; or why they cannot."""
         if word := excluded_word(Candidate(row["url"], title=row["title"] or ""), self.recipe.exclude):
             return Outcome(row["fetch_id"], "refused", f"excluded word: {word}")
+        if arrivals.came_before(row["url"]):
+            return None
         try:
-            data = arrivals.get(row["url"])
-            if data is None:
-                data = self._bytes(row["source"], row["url"])
-                arrivals.keep(row["url"], data)
+            arrivals.keep(row["url"], self._bytes(row["source"], row["url"]))
         except FetchError as error:
             tried = error.cause not in UNASKED
             return Outcome(row["fetch_id"], "failed", error.cause, error.transient, tried=tried)
-        return self.decoders.submit(_examine, row["fetch_id"], data, self.recipe.min_side).result()
+        return None
 
     def _bytes(self, name: str, url: str) -> bytes:
         try:
@@ -112,21 +202,21 @@ def _spaced(text: str) -> str:
     return f" {' '.join(words)} "
 
 
-def _examine(fetch_id: int, data: bytes, min_side: int) -> Outcome:
-    """Decode and hash what a fetch brought."""
-    try:
-        picture, image = inspect(data)
-    except ImageError as error:
-        return Outcome(fetch_id, "failed", f"no image: {error}")
-    if min(picture.width, picture.height) < min_side:
+def _examined(row: dict[str, Any], found: Picture | ImageError | DecoderDied, min_side: int) -> Outcome:
+    """What decoding says of a candidate."""
+    fetch_id = row["fetch_id"]
+    if isinstance(found, DecoderDied):
+        return Outcome(fetch_id, "failed", f"no image: {found}", transient=True)
+    if isinstance(found, ImageError):
+        return Outcome(fetch_id, "failed", f"no image: {found}")
+    if min(found.width, found.height) < min_side:
         return Outcome(fetch_id, "refused", f"smaller than {min_side} pixels")
-    facts = {**picture._asdict(), "bytes": len(data), "phash": phash(image), "file_name": path_in_store(picture)}
-    return Outcome(fetch_id, "ok", facts=facts)
+    return Outcome(fetch_id, "ok", facts={**found._asdict(), "file_name": path_in_store(found)})
 
 
 def _checked(candidate: Candidate) -> Candidate:
-    if candidate.license_basis not in BASES:
-        raise ValueError(f"license_basis {candidate.license_basis!r} is none of {', '.join(BASES)}")
+    if candidate.license_basis not in LICENSE_BASES:
+        raise ValueError(f"license_basis {candidate.license_basis!r} is none of {', '.join(LICENSE_BASES)}")
     return candidate
 
 

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pandas as pd
 
+from curate.errors import CurateError
 from curate.ledger import Decision
-from curate.manifest import REASONS, CurateError
+from curate.words import REASONS
 
 VERDICTS = {"accept": "accept", "keep": "accept", "reject": "reject", "relabel": "relabel"}
 

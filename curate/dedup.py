@@ -14,9 +14,10 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from curate.cache import RowCache
 from curate.copies import VIEWS, VIEWS_VERSION, Look, look_at, same_photograph, to_gray, view_hashes
+from curate.errors import CurateError
 from curate.hamming import Groups, cross, group, near
 from curate.images import ImageError, open_rgb
-from curate.manifest import CurateError, require_columns
+from curate.manifest import require_columns
 
 MAX_DISTANCE = 12
 NEAREST = 12  # candidates of one image that are verified, nearest first: keeps the time linear

@@ -5,7 +5,8 @@ from urllib.parse import urlsplit
 
 import pandas as pd
 
-from curate.manifest import CurateError, require_columns
+from curate.errors import CurateError
+from curate.manifest import require_columns
 from curate.sources import clean_text
 
 LONGEST = 100  # characters shown of an address

@@ -3,6 +3,8 @@
 Fetches are updated in place; decisions are only ever appended (an undo is a decision too).
 """
 
+from __future__ import annotations
+
 import shutil
 import threading
 import uuid
@@ -12,17 +14,19 @@ from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-import pandas as pd
 import sqlalchemy as sa
 
-from curate.manifest import REASONS, CurateError
+from curate.errors import CurateError
 from curate.schema import cursors, decisions, fetches, open_database
+from curate.words import REASONS, VERDICTS
 
-VERDICTS = ("accept", "reject", "relabel", "skip", "undo")
 FULL = 65_536  # bytes: with less than that free, SQLite cannot write
 BUSY = 5  # times that a batch is tried when another process takes the same bytes in the same moment
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 _T = TypeVar("_T")
 LICENSE = ("license", "license_url", "license_basis", "attribution", "creator")
@@ -42,7 +46,7 @@ class Decision(NamedTuple):
 
     Attributes:
         verdict: accept, reject, relabel (accept under `label`), skip, undo.
-        reason: of a rejection, one of `manifest.REASONS`.
+        reason: of a rejection, one of `words.REASONS`.
         label: of a relabel, the class it belongs to.
         undoes: of an undo, the decision_id taken back.
         batch: the same for decisions made in one step, so that one undo takes them all back.
@@ -101,7 +105,7 @@ class Ledger:
                 "to; --ledger or --data names another."
             ) from error
 
-    def __enter__(self) -> "Ledger":
+    def __enter__(self) -> Ledger:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -237,6 +241,12 @@ class Ledger:
         query = sa.select(fetches).where(fetches.c.state == "ok").order_by(fetches.c.fetch_id)
         return self._table(query.where(fetches.c.label.in_(labels)) if labels is not None else query)
 
+    def held(self, label: str, *columns: str) -> list[sa.Row]:
+        """These columns of `fetches`, of each image held of a class."""
+        query = sa.select(*(fetches.c[name] for name in columns)).where(fetches.c.state == "ok")
+        with self.engine.connect() as connection:
+            return list(connection.execute(query.where(fetches.c.label == label)))
+
     def outcomes(self) -> pd.DataFrame:
         """Number of fetches by `label`, `source`, `state` and `cause`."""
         keys = (fetches.c.label, fetches.c.source, fetches.c.state, fetches.c.cause)
@@ -275,6 +285,8 @@ class Ledger:
         return str(getattr(error, "orig", None) or error).splitlines()[0]
 
     def _table(self, query: sa.Select) -> pd.DataFrame:
+        import pandas as pd  # a fifth of a second, which a search need not wait for
+
         with self.engine.connect() as connection:
             result = connection.execute(query)
             return pd.DataFrame(list(map(tuple, result)), columns=list(result.keys()))

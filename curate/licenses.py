@@ -8,7 +8,7 @@ import re
 from collections.abc import Set
 from urllib.parse import urlsplit
 
-from curate.manifest import CurateError
+from curate.errors import CurateError
 
 WANTED = ("any", "cc", "commercial", "modify", "commercial-modify", "public-domain")
 MEANING = {
@@ -121,8 +121,8 @@ def identify(text: str, url: str = "") -> str:
     return named if allowed(named) < allowed(linked) else linked
 
 
-def permits(license: str, basis: str, wanted: str) -> bool:
-    """Whether an image's licence allows what is wanted.
+def permits(license: str | None, basis: str | None, wanted: str) -> bool:
+    """Whether an image's licence allows what is wanted; one that nobody states allows nothing but "any".
 
     Args:
         license: a name that `identify` knows; for the basis "filter" the names of the search filters that it came
@@ -136,8 +136,8 @@ def permits(license: str, basis: str, wanted: str) -> bool:
     if require_wanted(wanted) == "any":
         return True
     if basis == "filter":
-        return any(wanted in IMPLIED.get(name, ()) for name in license.split())
-    return basis == "asserted" and wanted in allowed(identify(license))
+        return any(wanted in IMPLIED.get(name, ()) for name in (license or "").split())
+    return basis == "asserted" and wanted in allowed(identify(license or ""))
 
 
 def allowed(name: str) -> Set[str]:

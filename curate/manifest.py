@@ -1,23 +1,15 @@
 """The manifest: one row an image, `image_id` its key. Declares the columns; reads, checks and writes the table."""
 
-import os
 import re
-import socket
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
 
-STATUSES = ("candidate", "accepted", "rejected", "duplicate")
-SPLITS = ("train", "val", "test")
-REASONS = ("off_topic", "polished_product", "multiple_objects", "background", "illumination", "overlay", "low_quality")
-
-
-class CurateError(Exception):
-    """Something the user can put right: the command line shows the message, no traceback."""
+from curate.errors import CurateError
+from curate.files import is_inside, replacing
+from curate.words import LICENSE_BASES, SPLITS, STATUSES
 
 
 class Column(NamedTuple):
@@ -50,9 +42,7 @@ COLUMNS = {
     "creator": Column("text", "as the source gave it: untrusted text"),
     "license": Column("text", "its SPDX id where it is recognised; of a search filter, what it asked for"),
     "license_url": Column("text", "as the source gave it"),
-    "license_basis": Column(
-        "text", "who says so: the source asserts it, a search filter implies it", ("asserted", "filter", "unknown")
-    ),
+    "license_basis": Column("text", "who says so: the source asserts it, a search filter implies it", LICENSE_BASES),
     "attribution": Column("text", "the credit line to print"),
     "fetched_at": Column("text", "UTC, ISO 8601"),
     # curation
@@ -98,7 +88,6 @@ COLUMNS = {
     "split": Column("text", "part of the data set; missing for what is not used", SPLITS),
 }
 REQUIRED = ("image_id", "file_name", "label")
-HOST = socket.gethostname()
 _FORMULA = re.compile(r"^'*[=+\-@\t\r]")
 _DTYPES = {"text": "str", "integer": "Int64", "number": "float64"}
 
@@ -178,50 +167,10 @@ def write_manifest(table: pd.DataFrame, path: Path) -> None:
         ) from error
 
 
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A temporary file beside `path` to write; it takes the place of `path` at the end, or is gone on an error.
-
-    What a killed process leaves behind, `is_leftover` recognises.
-    """
-    temporary = path.with_name(f".{path.name}~{HOST}~{os.getpid()}~{os.urandom(4).hex()}.tmp")
-    try:
-        yield temporary
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
-def is_leftover(path: Path) -> bool:
-    """Whether this is a temporary file of a process of this machine that is no more."""
-    parts = path.name.split("~")
-    if len(parts) != 4 or not path.name.endswith(".tmp") or parts[1] != HOST:
-        return False
-    try:
-        if os.name == "nt":
-            return False  # there a signal of 0 is no question but Ctrl-C
-        os.kill(int(parts[2]), 0)
-    except ProcessLookupError:
-        return True
-    except PermissionError:
-        return False  # it lives, and is somebody else's
-    return False
-
-
 def require_columns(manifest: pd.DataFrame, *columns: str, made_by: str) -> None:
     """Raise a `CurateError` that names the missing columns and the command that makes them."""
     if missing := [column for column in columns if column not in manifest]:
         raise CurateError(f"no column {', '.join(missing)} among {', '.join(manifest)}. Run `{made_by}` first.")
-
-
-def is_inside(file_name: str) -> bool:
-    """Whether a relative path stays below the folder it is joined to."""
-    path = PurePosixPath(str(file_name).replace("\\", "/"))
-    drive = re.match(r"^[A-Za-z]:", str(file_name))
-    return not (path.is_absolute() or drive or ".." in path.parts or "\0" in str(file_name))
 
 
 def class_weights(counts: pd.Series) -> pd.Series:

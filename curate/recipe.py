@@ -7,8 +7,9 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from curate.errors import CurateError
+from curate.files import is_inside, replacing
 from curate.licenses import require_wanted
-from curate.manifest import CurateError, is_inside, replacing
 
 SHIPPED = files("manifests")
 ASSERTING = ("openverse", "commons", "flickr", "inaturalist")  # sources that say the licence of each image
@@ -40,7 +41,7 @@ class Web:
 
     contact: str = ""
     mirrors: dict[str, str] = field(default_factory=dict)
-    threads: int = 64
+    threads: int = 128
     per_host: int = 6
     timeout: float = 10.0
     deadline: float = 60.0

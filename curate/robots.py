@@ -20,8 +20,8 @@ from typing import NamedTuple
 
 from protego import Protego
 
+from curate.files import is_leftover, replacing
 from curate.guard import FetchError
-from curate.manifest import is_leftover, replacing
 
 TOKEN = "deeprock"
 LONGEST_FILE = 512 * 1024  # bytes of a robots.txt that are read; RFC 9309 2.5 asks for 500 KiB at least

@@ -6,24 +6,21 @@ the order they were offered, so the outcome does not depend on which download is
 one class at a time.
 """
 
-import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 from filelock import FileLock, Timeout
 
 from curate.arrivals import Arrivals
-from curate.crew import ODD_PAGES, Crew
+from curate.crew import ODD_PAGES, Crew, Fetch, Search
+from curate.errors import CurateError
 from curate.images import remove_leftovers
 from curate.ledger import Ledger, Outcome
 from curate.licenses import permits
-from curate.manifest import COLUMNS, CurateError
 from curate.recipe import Recipe
 from curate.sources import Answer, Page
 from curate.sources.find import find_sources
@@ -32,6 +29,7 @@ from curate.web import open_session
 ENDLESS = 1_000_000_000
 STALE_PAGES = 2  # pages in a row without an unseen address: the search has no more
 MAX_ATTEMPTS = 3  # of a download that failed for a passing cause, over all runs
+BATCH = 100  # candidates read from the ledger at once
 AHEAD = 2  # candidates of a class under way for each thread: one that is slow holds up no more than these
 TICK = 0.05  # seconds between two looks at what has come: what came meanwhile is one commit
 POLL = 0.5  # seconds between two looks at a class that another process works on
@@ -102,7 +100,7 @@ def scrape(
         for run in runs:
             stack.callback(run.lock.release)  # when nothing is under way any more
         stack.enter_context(crew)
-        _fill(runs, ledger, say or _say_nothing)
+        _fill(runs, crew, ledger, say or _say_nothing)
     collection.counts = {run.label: run.held for run in runs}
     collection.problems = crew.problems
     for run in runs:
@@ -112,17 +110,7 @@ def scrape(
     return collection
 
 
-def collected(ledger: Ledger, labels: list[str], license: str = "any") -> pd.DataFrame:
-    """The manifest of all images held of these classes under such a licence, in the order they were offered."""
-    table = _permitted(ledger.images(labels), license)
-    table["image_id"] = table["sha256"].str[:16]
-    table["status"] = "candidate"
-    table["label"] = pd.Categorical(table["label"], labels, ordered=True)
-    table = table.sort_values(["label", "fetch_id"], kind="stable").astype({"label": "str"})
-    return table[[column for column in COLUMNS if column in table]].reset_index(drop=True)
-
-
-def _fill(runs: Sequence["_ClassRun"], ledger: Ledger, say: Say) -> None:
+def _fill(runs: Sequence["_ClassRun"], crew: Crew, ledger: Ledger, say: Say) -> None:
     """Work on all classes at once until each is full or has no more; classes of another process come after it."""
     waiting, active = list(runs), list[_ClassRun]()
     told = False
@@ -139,9 +127,8 @@ def _fill(runs: Sequence["_ClassRun"], ledger: Ledger, say: Say) -> None:
         for (run, row, outcome), state in zip(settled, states, strict=True):
             run.keep(row, outcome, state)
         active = [run for run in active if run.goes_on()]
-        if under_way := [future for run in active for future in run.next_to_come()]:
-            wait(under_way, timeout=POLL if waiting else None, return_when=FIRST_COMPLETED)
-        time.sleep(POLL if waiting and not active else TICK)
+        crew.news.wait(POLL if waiting and not active else TICK)
+        crew.news.clear()
 
 
 class _ClassRun:
@@ -153,8 +140,10 @@ class _ClassRun:
         self.arrivals = Arrivals(root, label)
         self.lock = FileLock(self.arrivals.folder.with_suffix(".lock"))
         self.held = self.last = 0
-        self.under_way: deque[tuple[dict[str, Any], Future[Outcome]]] = deque()
-        self.search: tuple[str, str, int, Future[Page]] | None = None
+        self.offered = deque[dict[str, Any]]()  # candidates whose turn is next, up to the fetch_id `last`
+        self.ledger_has_more = True  # candidates beyond `last`
+        self.under_way = deque[Fetch]()
+        self.search: Search | None = None
         self.odd: Counter[tuple[str, str]] = Counter()  # searches -> pages of them in this run that were none
         self.nothing: dict[str, str] = {}  # source -> what it said when it had nothing at all
         self.searched_out = False
@@ -178,9 +167,10 @@ class _ClassRun:
     def arrived(self) -> list[tuple[dict[str, Any], Outcome]]:
         """What has come since, as far as everything offered before it has come too."""
         come = []
-        while self.under_way and self.under_way[0][1].done():
-            row, future = self.under_way.popleft()
-            come.append((row, _result(future, self.root)))
+        while self.under_way and self.under_way[0].is_over:
+            fetch = self.under_way.popleft()
+            with _clear_errors(self.root):
+                come.append((fetch.row, fetch.result()))
         return come
 
     def keep(self, row: dict[str, Any], outcome: Outcome, state: str) -> None:
@@ -195,25 +185,21 @@ class _ClassRun:
 
     def goes_on(self) -> bool:
         """Start what is needed next; False, and the class is left, when it is full or there is no more."""
-        if self.search and self.search[-1].done():
-            self._take_page(*self.search)
-        room = AHEAD * self.recipe.web.threads - len(self.under_way)
-        missing = min(self.wanted - self.held - len(self.under_way), room)
-        if missing > 0:
-            rows = self._next_rows(missing)
-            for row in rows:
-                self.under_way.append((row, self.crew.fetchers.submit(self.crew.fetch, row, self.arrivals)))
-            if len(rows) < missing and not self.search and not self.searched_out:
-                self._ask()
+        if self.search:
+            self._take_pages(self.search)
+        most = AHEAD * self.recipe.web.threads
+        missing = self.wanted - self.held - sum(fetch.may_be_kept for fetch in self.under_way)
+        self._look_ahead(min(missing, most))
+        for _ in range(min(missing, most - len(self.under_way), len(self.offered))):
+            row = self.offered.popleft()
+            self.under_way.append(self.crew.start_fetch(row, self.arrivals))
+            missing -= 1
+        if len(self.offered) < min(missing, most) and not self.search and not self.searched_out:
+            self._ask(min(missing, most) - len(self.offered))
         if self.under_way or self.search:
             return True
         self.lock.release()
         return False
-
-    def next_to_come(self) -> list[Future[Any]]:
-        """What the class waits for: the candidate that was offered first, and its search."""
-        first = [self.under_way[0][1]] if self.under_way else []
-        return [*first, self.search[-1]] if self.search else first
 
     def remark(self) -> str:
         """Why there was nothing more, for a person."""
@@ -222,75 +208,73 @@ class _ClassRun:
         said += [f"no answer from {', '.join(silent)}"] if silent else []
         return "; ".join(said) or "no more were offered"
 
-    def _next_rows(self, number: int) -> list[dict[str, Any]]:
-        """Candidates that nobody fetched yet, at most so many, whose licence is as asked for."""
-        rows: list[dict[str, Any]] = []
-        names = list(self.crew.sources)
-        busy = {row["fetch_id"] for row, _ in self.under_way}
-        while len(rows) < number and (batch := self.ledger.pending(self.label, names, self.last, 100)):
-            for row in batch[: number - len(rows)]:
+    def _look_ahead(self, number: int) -> None:
+        """See that so many candidates that nobody fetched yet stand ready, if the ledger has them."""
+        names, busy = list(self.crew.sources), {fetch.row["fetch_id"] for fetch in self.under_way}
+        while len(self.offered) < number and self.ledger_has_more:
+            batch = self.ledger.pending(self.label, names, self.last, BATCH)
+            self.ledger_has_more = len(batch) == BATCH
+            for row in batch:
                 self.last = row["fetch_id"]
-                permitted = permits(row["license"] or "", row["license_basis"] or "unknown", self.recipe.license)
+                permitted = permits(row["license"], row["license_basis"], self.recipe.license)
                 if permitted and row["fetch_id"] not in busy:
-                    rows.append(row)
-        return rows
+                    self.offered.append(row)
 
-    def _ask(self) -> None:
-        """Start the first search that may have something new."""
+    def _ask(self, enough: int) -> None:
+        """Start the first search that may have something new, for so many candidates."""
         for name in self.crew.sources:
             for query in self.recipe.queries(self.label):
                 if self.odd[name, query] >= ODD_PAGES or not self.crew.asked(name):
                     continue
                 state = self.ledger.cursor(self.label, name, query, self.recipe.license)
                 if not state["exhausted"]:
-                    page = self.crew.searchers.submit(self.crew.search, name, query, self.label, state["cursor"])
-                    self.search = name, query, state["offered"], page
+                    search = Search(name, query, self.label, state["cursor"], state["offered"], enough)
+                    self.search = self.crew.start_search(search)
                     return
         self.searched_out = True
 
-    def _take_page(self, name: str, query: str, offered: int, future: Future[Page]) -> None:
-        """Write the page of a search into the ledger, with the cursor after it."""
-        self.search, page = None, future.result()
+    def _take_pages(self, search: Search) -> None:
+        """Write the pages that have come into the ledger."""
+        if search.is_over:  # asked before the pages are taken: none comes after it
+            self.search = None
+        while search.pages:
+            self._take_page(search, search.pages.popleft())
+
+    def _take_page(self, search: Search, page: Page) -> None:
+        """Write a page of a search into the ledger, with the cursor after it."""
+        name, query = search.source, search.query
         if not self.crew.judge(name, page):
             self.odd[name, query] += 1
             return
-        if page.answer is Answer.EMPTY and page.detail and not offered:
+        if page.answer is Answer.EMPTY and page.detail and not search.offered:
             self.nothing[name] = page.detail
         offers = [
             {"url": c.url, "rank": rank, **{column: getattr(c, column) for column in PROVENANCE}}
-            for rank, c in enumerate(page.candidates, offered + 1)
+            for rank, c in enumerate(page.candidates, search.offered + 1)
         ]
+        search.offered += len(page.candidates)
         cursor = page.cursor if page.answer is Answer.OK else None
         stale_limit = ENDLESS if self.crew.sources[name].relist else STALE_PAGES
         self.ledger.add_page(self.label, name, query, offers, cursor, stale_limit, self.recipe.license)
         if self.recipe.license != "any":  # the page may have told the licence of an image that is known
             self.last = 0
+            self.offered.clear()
             self._count()
+        self.ledger_has_more = True
 
     def _count(self) -> None:
-        self.held = len(_permitted(self.ledger.images([self.label]), self.recipe.license))
+        stated = self.ledger.held(self.label, "license", "license_basis")
+        self.held = sum(permits(license, basis, self.recipe.license) for license, basis in stated)
         self.progress(self.label, self.held, self.wanted)
 
     def _find_lost_files(self) -> None:
         """What a killed run had not put into the store yet is put there; what was deleted is fetched again."""
         lost = []
-        for row in self.ledger.images([self.label]).itertuples():
-            url, name = str(row.url), str(row.file_name)
+        for fetch_id, url, name in self.ledger.held(self.label, "fetch_id", "url", "file_name"):
             if not (self.root / name).is_file() and not self.arrivals.store(url, name):
-                lost.append(int(str(row.fetch_id)))
+                lost.append(fetch_id)
         if lost:
             self.ledger.forget(lost)
-
-
-def _permitted(images: pd.DataFrame, license: str) -> pd.DataFrame:
-    pairs = zip(images["license"].fillna(""), images["license_basis"].fillna("unknown"), strict=True)
-    permitted = [permits(given, basis, license) for given, basis in pairs]
-    return images[pd.Series(permitted, index=images.index, dtype=bool)].copy()
-
-
-def _result(future: Future[Outcome], root: Path) -> Outcome:
-    with _clear_errors(root):
-        return future.result()
 
 
 def _make_root(root: Path) -> None:
@@ -315,7 +299,7 @@ def _causes(run: "_ClassRun", ledger: Ledger, license: str) -> dict[str, int]:
     outcomes = ledger.outcomes()
     out = outcomes[outcomes["state"].isin(["failed", "refused", "repeated"]) & (outcomes["label"] == run.label)]
     causes: dict[str, int] = out.groupby("cause")["fetches"].sum().to_dict()
-    known = len(ledger.images([run.label])) + len(ledger.pending(run.label, list(run.crew.sources)))
+    known = len(ledger.held(run.label, "fetch_id")) + len(ledger.pending(run.label, list(run.crew.sources)))
     if left := known - run.held if license != "any" else 0:
         causes[f"left out: not known to allow {license}"] = left
     return causes

@@ -8,7 +8,8 @@ import pandas as pd
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from curate.manifest import CurateError, require_columns
+from curate.errors import CurateError
+from curate.manifest import require_columns
 
 LEAST = 3  # images of a class: one for each part
 

@@ -4,8 +4,10 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from curate.manifest import STATUSES, CurateError, class_weights, require_columns
+from curate.errors import CurateError
+from curate.manifest import class_weights, require_columns
 from curate.sources import clean_text
+from curate.words import STATUSES
 
 
 def summary(manifest: pd.DataFrame) -> pd.DataFrame:

@@ -15,8 +15,8 @@ import requests
 from requests.adapters import BaseAdapter
 
 from curate.client import Client, Opened
+from curate.errors import CurateError
 from curate.guard import FetchError, RefusedAddress, is_public
-from curate.manifest import CurateError
 from curate.recipe import Web
 from curate.robots import opted_out
 

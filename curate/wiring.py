@@ -15,12 +15,13 @@ import pandas as pd
 
 from curate.audit import Explain, Heads, audit
 from curate.balance import Balanced, ClassPlan, Search, balance, bar_copies, plan, prepare, undecided
+from curate.collected import collected
 from curate.console import Bars
 from curate.dedup import find_copies, mark_duplicates
+from curate.errors import CurateError
 from curate.ledger import Ledger
-from curate.manifest import CurateError
 from curate.recipe import Recipe
-from curate.scrape import collected, scrape
+from curate.scrape import scrape
 from curate.split import split
 
 

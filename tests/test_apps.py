@@ -18,9 +18,10 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 from apps import serve as server
 from apps.desk import Desk, read_flags
 from apps.pictures import SecurityHeaders, heat_overlay, picture_routes
+from curate.errors import CurateError
 from curate.images import inspect, store
 from curate.ledger import Decision, Ledger
-from curate.manifest import CurateError, write_manifest
+from curate.manifest import write_manifest
 from curate.queue import ReviewQueue, progress, review_queue
 
 
@@ -30,7 +31,7 @@ def make_manifest(folder: Path, labels: dict[str, tuple[str, float | None]]) -> 
     for shade, (name, (label, suspicion)) in enumerate(labels.items()):
         buffer = BytesIO()
         Image.new("RGB", (40, 30), (10 * shade, 90, 90)).save(buffer, "PNG")
-        picture, _ = inspect(buffer.getvalue())
+        picture = inspect(buffer.getvalue())
         file_name = store(folder / "data", buffer.getvalue(), picture)
         row = {"image_id": name, "file_name": file_name, "label": label, "suspicion": suspicion, "status": "candidate"}
         rows.append({**row, "width": 40, "height": 30, "title": "<img src=x onerror=alert(1)>"})

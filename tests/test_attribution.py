@@ -5,7 +5,8 @@ import pytest
 from markdown_it import MarkdownIt
 
 from curate.attribution import chosen, credited, deed, escape, link, markdown, write_attribution
-from curate.manifest import CurateError, read_manifest
+from curate.errors import CurateError
+from curate.manifest import read_manifest
 
 HOSTILE = (
     "[x](javascript:alert(1))",

@@ -3,9 +3,9 @@ import pandas as pd
 import pytest
 
 from curate.audit import audit, cross_predict, energy_outside, measure_all, peak_distance
+from curate.errors import CurateError
 from curate.images import inspect, store
 from curate.ledger import Decision, Ledger
-from curate.manifest import CurateError
 from tests.pictures import jpeg
 
 
@@ -64,7 +64,7 @@ def stored(tmp_path) -> tuple[pd.DataFrame, object]:
     rows = []
     for i in range(24):
         data = jpeg(i, hue=i % 2)
-        picture, _ = inspect(data)
+        picture = inspect(data)
         row = {"image_id": picture.sha256[:16], "sha256": picture.sha256, "file_name": store(tmp_path, data, picture)}
         rows.append({**row, "label": ("oak", "elm")[i % 2], "status": "candidate"})
     return pd.DataFrame(rows), tmp_path

@@ -16,10 +16,12 @@ from curate.balance import (
     take_surest,
     trim,
 )
+from curate.collected import collected
 from curate.dedup import find_copies, mark_duplicates
+from curate.errors import CurateError
 from curate.ledger import Decision, Ledger
-from curate.manifest import CurateError, check_manifest
-from curate.scrape import collected, scrape
+from curate.manifest import check_manifest
+from curate.scrape import scrape
 from curate.wiring import Loop, planned, rebalance
 from tests.pictures import jpeg, photos, recipe_for
 from tests.web import LoopbackWeb, Photo

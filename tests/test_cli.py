@@ -49,7 +49,7 @@ def place(tmp_path, monkeypatch):
     (tmp_path / "manifests" / "trees.toml").write_text(RECIPE)
     rows = []
     for i in range(3):
-        picture, _ = inspect(data := jpeg(i))
+        picture = inspect(data := jpeg(i))
         name = store(tmp_path / "data", data, picture)
         row = {"image_id": picture.sha256[:16], "sha256": picture.sha256, "file_name": name, "label": "oak"}
         rows.append({**row, "status": "candidate", "suspicion": 0.1, "width": 200, "height": 160})

@@ -13,12 +13,13 @@ import sqlalchemy as sa
 from PIL import Image
 
 from curate import archive, contribute
+from curate.collected import collected
 from curate.contribute import add
+from curate.errors import CurateError
 from curate.images import inspect, store
 from curate.ledger import Decision, Ledger, Outcome, fetches
-from curate.manifest import CurateError, read_manifest, write_manifest
+from curate.manifest import read_manifest, write_manifest
 from curate.recipe import ImageClass, Recipe, Web
-from curate.scrape import collected
 from tests.pictures import jpeg
 
 RECIPE = Recipe(
@@ -178,11 +179,11 @@ def test_the_same_bytes_twice_in_one_contribution_count_once(tmp_path, ledger, r
 
 def scraped(ledger, root, data: bytes, label: str = "elm") -> str:
     """An image that a search brought before; its image_id."""
-    picture, _ = inspect(data)
+    picture = inspect(data)
     name = store(root, data, picture)
     ledger.add_page(label, "bing", "elm", [{"url": "https://a.example/1.jpg", "rank": 1}], None, 2)
     row = ledger.pending(label, ["bing"], 0, 9)[0]
-    facts = {**picture._asdict(), "bytes": len(data), "phash": "0" * 16, "file_name": name}
+    facts = {**picture._asdict(), "phash": "0" * 16, "file_name": name}
     assert ledger.settle([Outcome(row["fetch_id"], "ok", None, False, facts)]) == ["ok"]
     return picture.sha256[:16]
 

@@ -11,8 +11,9 @@ from PIL import Image
 
 from classify.data import augment, batches, check_rows, load_pixels, prefetched, rotate, split_rows, to_input
 from curate.cache import RowCache
+from curate.errors import CurateError
 from curate.images import inspect, store
-from curate.manifest import CurateError, write_manifest
+from curate.manifest import write_manifest
 
 torch.set_num_threads(1)  # several threads on a busy machine take far longer
 COLOURS = {"basalt": (40, 40, 60), "granite": (220, 150, 140), "olivine": (60, 200, 80)}

@@ -2,8 +2,8 @@ import pandas as pd
 import pytest
 
 from curate.decide import apply_decisions, read_decisions
+from curate.errors import CurateError
 from curate.ledger import Decision, Ledger
-from curate.manifest import CurateError
 
 MANIFEST = pd.DataFrame(
     {

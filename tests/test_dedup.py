@@ -9,9 +9,9 @@ import pytest
 from PIL import Image, ImageDraw, ImageEnhance, ImageOps
 
 from curate.dedup import find_copies, mark_duplicates
+from curate.errors import CurateError
 from curate.hamming import pairs_within
 from curate.images import phash
-from curate.manifest import CurateError
 
 REAL = Path(__file__).parents[2] / "shared" / "data" / "rocks"
 PAIRS = ["first", "second", "distance", "check", "flipped"]

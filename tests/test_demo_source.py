@@ -11,11 +11,12 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from curate.images import decode
-from curate.manifest import COLUMNS, REASONS
+from curate.manifest import COLUMNS
 from curate.recipe import ImageClass, Recipe
 from curate.sources import Answer, FetchError
 from curate.sources.demo import BACKGROUNDS, DETAILS, EDITS, Truth, mask, open_source, render, truth, truth_of
 from curate.sources.demo_render import LITHOLOGIES
+from curate.words import REASONS
 
 SEED = 5
 RECIPE = Recipe("demo", (ImageClass("granite", ("granite",)),), sources=("demo",), seed=SEED)

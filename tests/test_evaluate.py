@@ -7,7 +7,7 @@ from sklearn.metrics import f1_score, precision_score, recall_score
 
 from classify.evaluate import bootstrap, confusion_matrix, evaluate_run, scores, summary
 from classify.models import Trained, build, save_model
-from curate.manifest import CurateError
+from curate.errors import CurateError
 from tests.test_data import COLOURS, damage, textures
 
 STUDY = np.array(  # Table 2 of the study, rows true: andesite, basalt, diorite, gabbro, granite, peridotite, rhyolite

@@ -15,7 +15,7 @@ from classify.explain import (
     overlay,
 )
 from classify.models import Trained, build, load_backbone, save_model
-from curate.manifest import CurateError
+from curate.errors import CurateError
 from tests.test_data import COLOURS, damage, textures
 
 

@@ -1,9 +1,9 @@
 import pandas as pd
 import pytest
 
+from curate.errors import CurateError
 from curate.failures import failures_by_cause, failures_by_host, host, of_class, tried_again
 from curate.ledger import Ledger, Outcome
-from curate.manifest import CurateError
 
 COLUMNS = ["label", "source", "url", "state", "cause", "transient", "attempts"]
 

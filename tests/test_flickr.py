@@ -6,8 +6,8 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
+from curate.errors import CurateError
 from curate.licenses import WANTED, identify
-from curate.manifest import CurateError
 from curate.recipe import ImageClass, Recipe, Web
 from curate.sources import Answer, Page, flickr
 from curate.sources.flickr import LICENSES, license_ids, open_source, read_page

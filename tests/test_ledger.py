@@ -3,8 +3,8 @@ import threading
 
 import pytest
 
+from curate.errors import CurateError
 from curate.ledger import Decision, Ledger, Outcome
-from curate.manifest import CurateError
 
 
 @pytest.fixture

@@ -1,7 +1,7 @@
 import pytest
 
+from curate.errors import CurateError
 from curate.licenses import MEANING, WANTED, allowed, credit_line, identify, permits, require_wanted
-from curate.manifest import CurateError
 
 FREE = {"commercial", "modify", "commercial-modify"}
 NAMES = {

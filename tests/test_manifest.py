@@ -4,7 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from curate.manifest import COLUMNS, CurateError, class_weights, read_manifest, write_manifest
+from curate.errors import CurateError
+from curate.manifest import COLUMNS, class_weights, read_manifest, write_manifest
 
 
 def rows(*ids: str, **columns: list) -> pd.DataFrame:

@@ -10,7 +10,7 @@ from torch import nn
 
 from classify.data import to_input
 from classify.models import Trained, backbone_of, build, load_backbone, load_run, save_model, split, train_mode
-from curate.manifest import CurateError
+from curate.errors import CurateError
 
 torch.set_num_threads(1)  # several threads on a busy machine take far longer
 WEIGHTS = Path(__file__).parents[2] / "shared" / "weights"

@@ -4,8 +4,8 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
+from curate.errors import CurateError
 from curate.licenses import WANTED, permits
-from curate.manifest import CurateError
 from curate.recipe import ImageClass, Recipe, Web
 from curate.sources import Answer, Page
 from curate.sources.openverse import license_codes, open_source, read_page

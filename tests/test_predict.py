@@ -5,7 +5,7 @@ from torch import nn
 
 from classify.models import Trained, build
 from classify.predict import predict_photos, predict_rows
-from curate.manifest import CurateError
+from curate.errors import CurateError
 from tests.test_data import COLOURS, damage, textures
 
 

@@ -1,6 +1,6 @@
 import pytest
 
-from curate.manifest import CurateError
+from curate.errors import CurateError
 from curate.recipe import copy_shipped, read_recipe, shipped_recipes, write_recipe
 
 CLASS = '[[classes]]\nname = "oak"\nqueries = ["oak leaf"]\n'

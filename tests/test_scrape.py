@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 
 from curate.arrivals import Arrivals
+from curate.collected import collected
 from curate.crew import excluded_word
+from curate.errors import CurateError
 from curate.images import inspect
 from curate.ledger import Ledger
-from curate.manifest import CurateError
-from curate.scrape import collected, scrape
+from curate.scrape import scrape
 from curate.sources import Candidate
 from curate.sources.find import find_sources
 from tests.pictures import jpeg, photos, recipe_for
@@ -39,7 +40,7 @@ def test_each_class_holds_exactly_what_was_asked_and_every_image_is_on_disk(tmp_
     assert table["label"].value_counts().to_dict() == {"oak": 45, "elm": 5}
     assert table["image_id"].is_unique
     for row in table.itertuples():
-        picture, _ = inspect((tmp_path / row.file_name).read_bytes())
+        picture = inspect((tmp_path / row.file_name).read_bytes())
         assert picture.sha256 == row.sha256
         assert row.image_id == row.sha256[:16]
     assert table["title"][0] == "oak number 0"

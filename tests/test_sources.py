@@ -6,8 +6,8 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
+from curate.errors import CurateError
 from curate.licenses import permits
-from curate.manifest import CurateError
 from curate.recipe import ImageClass, Recipe, Web
 from curate.sources import Answer, FetchError, Source, bing, folder, google
 from curate.web import Reply, open_session

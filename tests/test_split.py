@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from curate.manifest import CurateError
+from curate.errors import CurateError
 from curate.split import split
 
 STUDY = ["andesite", "basalt", "diorite", "gabbro", "granite", "peridotite", "rhyolite"]

@@ -1,7 +1,7 @@
 import pandas as pd
 import pytest
 
-from curate.manifest import CurateError
+from curate.errors import CurateError
 from curate.stats import imbalance_ratio, rejections, summary, tally
 
 

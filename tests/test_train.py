@@ -15,7 +15,7 @@ from torch.nn import functional
 import classify.train
 from classify.models import build, load_run
 from classify.train import TrainConfig, learning_rate, train
-from curate.manifest import CurateError
+from curate.errors import CurateError
 from tests.test_data import COLOURS, damage, textures
 
 QUICK = TrainConfig(arch="small_cnn", weights="none", image_size=32, epochs=4, batch_size=8, dropout=0.2, views=3)

@@ -9,8 +9,8 @@ import pytest
 import requests
 
 from curate.client import pause
+from curate.errors import CurateError
 from curate.guard import Connection
-from curate.manifest import CurateError
 from curate.recipe import Web
 from curate.sources import Answer
 from curate.sources.api import refusal

@@ -61,7 +61,7 @@ class Truth:
         kind: keeper, copy, artifact or off_topic.
         title: as the source gives it; of the same form for every kind.
         verdict: keep or reject, as an expert would decide.
-        reason: one of `manifest.REASONS` for a rejection; None for a copy.
+        reason: one of `words.REASONS` for a rejection; None for a copy.
         copy_of: index of the earlier keeper that a copy repeats.
         copy_of_label: the class of that keeper; another one than `label` is a label conflict.
         edit: what was done to the copy, one of `EDITS`.

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import requests
 
-from curate.manifest import CurateError
+from curate.errors import CurateError
 from curate.recipe import Recipe
 from curate.sources import Source, bing, commons, demo, flickr, folder, google, inaturalist, openverse
 

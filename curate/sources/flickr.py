@@ -14,8 +14,8 @@ from urllib.parse import urlencode
 
 import requests
 
+from curate.errors import CurateError
 from curate.licenses import credit_line, identify, permits
-from curate.manifest import CurateError
 from curate.recipe import Recipe
 from curate.sources import Answer, Candidate, Page, Source, clean_text
 from curate.sources.api import Pace, ask_json

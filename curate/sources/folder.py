@@ -7,7 +7,7 @@ from urllib.parse import unquote, urlsplit
 
 import requests
 
-from curate.manifest import CurateError
+from curate.errors import CurateError
 from curate.recipe import Recipe
 from curate.sources import Answer, Candidate, FetchError, Page, Source
 

@@ -63,7 +63,7 @@ def make_data(folder: Path, images: int) -> None:
     for n in range(images):
         buffer = BytesIO()
         Image.new("RGB", (160, 120), (30 + 5 * n, 110, 120)).save(buffer, "JPEG")
-        picture, _ = inspect(buffer.getvalue())
+        picture = inspect(buffer.getvalue())
         image_id = f"i{n:02}"
         Image.fromarray(np.full((56, 56), 200, np.uint8)).save(root / f"cache/heatmaps/{image_id}.png")
         row = {"image_id": image_id, "file_name": store(root, buffer.getvalue(), picture), "status": "candidate"}

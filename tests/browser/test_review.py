@@ -6,7 +6,8 @@ import pytest
 
 from curate.cli import main
 from curate.ledger import Ledger
-from curate.manifest import REASONS, read_manifest
+from curate.manifest import read_manifest
+from curate.words import REASONS
 
 pytestmark = pytest.mark.browser
 READY = '.review[data-ready="true"]'
