@@ -1,9 +1,8 @@
 """The `curate` command: thin shells that read, call a stage, write, and say in one line what happened, and where."""
 
 import errno
+import gc
 import os
-import threading
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -89,6 +88,7 @@ def scrape(
     mirror: Mirrors = None,
 ) -> None:
     """Fetch images until each class holds the number asked for: curate scrape --per-class 100"""
+    from curate.collected import write_collected
     from curate.console import print_table, progress_bars
     from curate.ledger import Ledger, ledger_url
     from curate.recipe import choose_recipe
@@ -96,18 +96,13 @@ def scrape(
 
     plan = choose_recipe(recipe, source, folder, mirror, license)
     _echo_plan(plan)
+    gc.freeze()  # what is loaded stays, and need not be looked through time and again
     with Ledger(ledger_url(ledger, data)) as book, progress_bars() as progress:
         wanted = dict.fromkeys(plan.labels, per_class)
-        _load_meanwhile("curate.collected")
         result = run(plan, wanted, root=data, ledger=book, progress=progress, say=_tell)
-        from curate.collected import collected
-        from curate.manifest import write_manifest
-
-        table = collected(book, plan.labels, plan.license)
-    if len(table):
-        write_manifest(table, out)
+        number = write_collected(book, plan.labels, plan.license, out)
     _echo_problems(result.problems)
-    said = f"{len(table)} images of {len(plan.classes)} classes: {out if len(table) else 'no manifest is written'}"
+    said = f"{number} images of {len(plan.classes)} classes: {out if number else 'no manifest is written'}"
     if result.short:
         rows = [(c, str(per_class), str(result.counts[c]), _causes(result, c)) for c in result.short]
         print_table(("class", "asked", "held", "what became of the other candidates"), rows)
@@ -318,20 +313,17 @@ def add(
     ledger: LedgerUrl = "",
 ) -> None:
     """Take in contributed images: curate add photos.zip --label granite --contributor "Ada" --license CC-BY-4.0"""
-    from curate.collected import collected
+    from curate.collected import write_collected
     from curate.console import print_table, progress_bars
     from curate.contribute import add as run
     from curate.ledger import Ledger, ledger_url
-    from curate.manifest import write_manifest
     from curate.recipe import choose_recipe
 
     plan = choose_recipe(recipe, None, "", None)
     who = {"label": label, "contributor": contributor, "license": license}
     with Ledger(ledger_url(ledger, data)) as book, progress_bars() as progress:
         files = run(given, plan, **who, root=data, ledger=book, progress=progress)
-        table = collected(book, plan.labels, plan.license)
-    if len(table):
-        write_manifest(table, out)
+        number = write_collected(book, plan.labels, plan.license, out)
     left = files[files["state"] != "taken"]
     if len(left):
         print_table(
@@ -342,7 +334,7 @@ def add(
             typer.echo(f"and {len(left) - 100} more")
     counts = {state: int((files["state"] == state).sum()) for state in ("taken", "repeated", "refused", "failed")}
     said = ", ".join(f"{n} {state}" for state, n in counts.items())
-    where = out if len(table) else "no manifest is written"
+    where = out if number else "no manifest is written"
     said = f"{len(files)} files: {said}. Near-copies of other images are found by `curate dedup {out}`: {where}"
     if not counts["taken"] + counts["repeated"]:
         _give_up(said)
@@ -405,11 +397,6 @@ def _stands(result: "Balanced", unattended: bool, out: Path) -> str:
 
 def _tell(line: str) -> None:
     typer.echo(line, err=True)
-
-
-def _load_meanwhile(module: str) -> None:
-    """Import what is needed at the end only, pandas above all, while the first answers are awaited."""
-    threading.Thread(target=import_module, args=(module,)).start()
 
 
 def _echo_plan(plan: "Recipe") -> None:

@@ -1,20 +1,65 @@
 """The manifest of what was collected, out of the ledger."""
 
-import pandas as pd
+from __future__ import annotations
 
+import csv
+from collections.abc import Iterator, Sequence
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from curate.columns import COLUMNS, FORMULA
+from curate.files import writing
 from curate.ledger import Ledger
 from curate.licenses import permits
-from curate.manifest import COLUMNS
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
-def collected(ledger: Ledger, labels: list[str], license: str = "any") -> pd.DataFrame:
+def collected(ledger: Ledger, labels: Sequence[str], license: str = "any") -> pd.DataFrame:
     """The manifest of all images held of these classes under such a licence, in the order they were offered."""
-    table = ledger.images(labels)
-    stated = zip(table["license"].fillna(""), table["license_basis"].fillna(""), strict=True)
-    permitted = [permits(*row, license) for row in stated]
-    table = table[pd.Series(permitted, index=table.index, dtype=bool)].copy()
-    table["image_id"] = table["sha256"].str[:16]
-    table["status"] = "candidate"
-    table["label"] = pd.Categorical(table["label"], labels, ordered=True)
-    table = table.sort_values(["label", "fetch_id"], kind="stable").astype({"label": "str"})
-    return table[[column for column in COLUMNS if column in table]].reset_index(drop=True)
+    import pandas as pd  # here, as `write_collected` does without
+
+    rows = list(_rows(ledger, labels, license))
+    return pd.DataFrame(rows, columns=None if rows else list(COLUMNS))
+
+
+def write_collected(ledger: Ledger, labels: Sequence[str], license: str, path: Path) -> int:
+    """Write that manifest row by row, as `write_manifest` would write the table, in flat memory; how many images.
+
+    Nothing held is no manifest: then nothing is written.
+
+    Raises:
+        CurateError: the disk refuses.
+    """
+    rows = _rows(ledger, labels, license)
+    first = next(rows, None)
+    if first is None:
+        return 0
+    if path.suffix == ".parquet":
+        from curate.manifest import write_manifest
+
+        table = collected(ledger, labels, license)
+        write_manifest(table, path)
+        return len(table)
+    with writing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        lines = csv.DictWriter(file, list(first), lineterminator="\n")
+        lines.writeheader()
+        number = 0
+        for row in chain([first], rows):
+            lines.writerow({name: _escaped(value) for name, value in row.items()})
+            number += 1
+    return number
+
+
+def _rows(ledger: Ledger, labels: Sequence[str], license: str) -> Iterator[dict[str, Any]]:
+    for label in labels:
+        for image in ledger.each_image(label):
+            if permits(image["license"], image["license_basis"], license):
+                facts = {**image, "image_id": image["sha256"][:16], "status": "candidate"}
+                yield {column: facts[column] for column in COLUMNS if column in facts}
+
+
+def _escaped(value: Any) -> Any:
+    return f"'{value}" if isinstance(value, str) and FORMULA.match(value) else value

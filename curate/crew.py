@@ -4,9 +4,11 @@ import re
 import threading
 import traceback
 from collections import deque
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
@@ -80,22 +82,26 @@ class Crew:
         self.odd_pages: dict[str, int] = {}
         self.news = threading.Event()  # a page has come
         self.closed = False
-        self.fetchers = ThreadPoolExecutor(recipe.web.threads, "fetch")
         self.searchers = ThreadPoolExecutor(SEARCHES, "search")
         self.decoders = Decoders()
+        self._to_fetch = SimpleQueue[Callable[[], None] | None]()
+        places = range(recipe.web.threads)
+        self._fetchers = [threading.Thread(target=self._fetch, args=(place,), daemon=True) for place in places]
 
     def __enter__(self) -> "Crew":
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self.closed = True
-        pools = (self.searchers, self.fetchers)
-        for pool in pools:
-            pool.shutdown(wait=False, cancel_futures=True)
+        for _fetcher in self._fetchers:
+            self._to_fetch.put(None)
+        self.searchers.shutdown(wait=False, cancel_futures=True)
         if kind is not None:
             self.session.abort()
-        for pool in pools:
-            pool.shutdown()
+        self.searchers.shutdown()
+        for fetcher in self._fetchers:  # each has started the next before it ends
+            if fetcher.ident is not None:
+                fetcher.join()
         self.decoders.close()
 
     def asked(self, name: str) -> bool:
@@ -112,6 +118,47 @@ class Crew:
         passing = page.answer in (Answer.CHANGED, Answer.UNREACHABLE)
         self.odd_pages[name] = self.odd_pages.get(name, 0) + 1 if passing else ODD_PAGES
         return False
+
+    def start_search(self, search: Search) -> Search:
+        """Put a search under way: page after page, each when the one before it has come; `news` is set with each."""
+        self.searchers.submit(self._search, search)
+        self._start_fetchers()  # while the first page is awaited
+        return search
+
+    def start_fetch(self, row: dict[str, Any], arrivals: Arrivals) -> Fetch:
+        """Put one candidate under way: a thread fetches it, then a process decodes it.
+
+        Who fetches never waits for who decodes, and what waits to be decoded lies on disk, not in memory.
+        """
+        fetch = Fetch(row)
+
+        def bring() -> None:
+            try:
+                fetch.outcome = self._bring(row, arrivals)
+            except BaseException as error:
+                fetch.outcome = error
+            if fetch.outcome is None:
+                self.decoders.submit(arrivals.path(row["url"]), examine)
+
+        def examine(found: Found) -> None:
+            fetch.outcome = found if isinstance(found, OSError) else _examined(row, found, self.recipe.min_side)
+
+        self._start_fetchers()
+        self._to_fetch.put(bring)
+        return fetch
+
+    def _start_fetchers(self) -> None:
+        """Start who fetches and who decodes, once; of the many threads each starts the next one."""
+        if self._fetchers[0].ident is None:
+            self.decoders.start()
+            self._fetchers[0].start()
+
+    def _fetch(self, place: int) -> None:
+        if place + 1 < len(self._fetchers) and not self.closed:
+            self._fetchers[place + 1].start()
+        while (task := self._to_fetch.get()) is not None:
+            if not self.closed:
+                task()
 
     def _search(self, search: Search) -> None:
         cursor, seen = search.cursor, set[str]()
@@ -136,33 +183,6 @@ class Crew:
             return Page(Answer.UNREACHABLE, detail=f"{name} could not be reached ({error.cause})")
         except Exception as error:  # a source may be anybody's code
             return Page(Answer.CHANGED, detail=f"{name} cannot be read: {_said(error)}")
-
-    def start_search(self, search: Search) -> Search:
-        """Put a search under way: page after page, each when the one before it has come; `news` is set with each."""
-        self.searchers.submit(self._search, search)
-        return search
-
-    def start_fetch(self, row: dict[str, Any], arrivals: Arrivals) -> Fetch:
-        """Put one candidate under way: a thread fetches it, then a process decodes it.
-
-        Who fetches never waits for who decodes, and what waits to be decoded lies on disk, not in memory.
-        """
-        fetch = Fetch(row)
-
-        def bring() -> None:
-            try:
-                fetch.outcome = self._bring(row, arrivals)
-            except BaseException as error:
-                fetch.outcome = error
-            if fetch.outcome is None:
-                self.decoders.submit(arrivals.path(row["url"]), examine)
-
-        def examine(found: Found) -> None:
-            fetch.outcome = found if isinstance(found, OSError) else _examined(row, found, self.recipe.min_side)
-
-        self.decoders.start()
-        self.fetchers.submit(bring)
-        return fetch
 
     def _bring(self, row: dict[str, Any], arrivals: Arrivals) -> Outcome | None:
         """See that a candidate's bytes have arrived, from its source or in an earlier run; or why they cannot."""

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
+from curate.errors import CurateError
+
 HOST = socket.gethostname()
 
 
@@ -25,6 +27,24 @@ def replacing(path: Path) -> Iterator[Path]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[Path]:
+    """As `replacing`, for a file that a user asked for; its folder is made.
+
+    Raises:
+        CurateError: the disk refuses.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as temporary:
+            yield temporary
+    except OSError as error:
+        raise CurateError(
+            f"{path}: cannot be written: {error.strerror or error}. Make room or allow writing there, then run the "
+            "same command again."
+        ) from error
 
 
 def is_leftover(path: Path) -> bool:

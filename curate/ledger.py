@@ -241,6 +241,13 @@ class Ledger:
         query = sa.select(fetches).where(fetches.c.state == "ok").order_by(fetches.c.fetch_id)
         return self._table(query.where(fetches.c.label.in_(labels)) if labels is not None else query)
 
+    def each_image(self, label: str) -> Iterator[dict[str, Any]]:
+        """The rows of `fetches` that brought an image of a class, oldest offer first, a few of them in memory."""
+        query = sa.select(fetches).where(fetches.c.state == "ok", fetches.c.label == label).order_by(fetches.c.fetch_id)
+        with self.engine.connect() as connection:
+            for row in connection.execution_options(yield_per=500).execute(query).mappings():
+                yield dict(row)
+
     def held(self, label: str, *columns: str) -> list[sa.Row]:
         """These columns of `fetches`, of each image held of a class."""
         query = sa.select(*(fetches.c[name] for name in columns)).where(fetches.c.state == "ok")

@@ -41,7 +41,7 @@ class Web:
 
     contact: str = ""
     mirrors: dict[str, str] = field(default_factory=dict)
-    threads: int = 128
+    threads: int = 192
     per_host: int = 6
     timeout: float = 10.0
     deadline: float = 60.0

@@ -39,14 +39,12 @@ fetches = sa.Table(
     sa.Column("fetched_at", sa.Text),
     sa.Index("fetches_by_state", "label", "state"),
 )
-# Whatever two processes do at once, no bytes are counted twice.
-sa.Index(
-    "one_fetch_holds_the_bytes",
-    fetches.c.sha256,
-    unique=True,
-    sqlite_where=fetches.c.state == "ok",
-    postgresql_where=fetches.c.state == "ok",
+# Whatever two processes do at once, no bytes are counted twice. In words that SQLite and PostgreSQL share: SQLAlchemy's
+# own for a partial index load each database's dialect, whichever is used.
+one_fetch_holds_the_bytes = sa.DDL(
+    "CREATE UNIQUE INDEX one_fetch_holds_the_bytes ON fetches (sha256) WHERE state = 'ok'"
 )
+sa.event.listen(fetches, "after_create", one_fetch_holds_the_bytes)
 cursors = sa.Table(
     "cursors",
     schema,

@@ -6,6 +6,7 @@ the order they were offered, so the outcome does not depend on which download is
 one class at a time.
 """
 
+import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -32,6 +33,7 @@ MAX_ATTEMPTS = 3  # of a download that failed for a passing cause, over all runs
 BATCH = 100  # candidates read from the ledger at once
 AHEAD = 2  # candidates of a class under way for each thread: one that is slow holds up no more than these
 TICK = 0.05  # seconds between two looks at what has come: what came meanwhile is one commit
+FEW = 10  # candidates under way, whose end is looked for more often
 POLL = 0.5  # seconds between two looks at a class that another process works on
 PROVENANCE = ("page_url", "title", "creator", "license", "license_url", "license_basis", "attribution")
 
@@ -127,8 +129,12 @@ def _fill(runs: Sequence["_ClassRun"], crew: Crew, ledger: Ledger, say: Say) -> 
         for (run, row, outcome), state in zip(settled, states, strict=True):
             run.keep(row, outcome, state)
         active = [run for run in active if run.goes_on()]
-        crew.news.wait(POLL if waiting and not active else TICK)
-        crew.news.clear()
+        if active:
+            few = sum(len(run.under_way) for run in active) <= FEW
+            crew.news.wait(TICK / 5 if few else TICK)
+            crew.news.clear()
+        elif waiting:
+            time.sleep(POLL)
 
 
 class _ClassRun:

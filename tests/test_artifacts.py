@@ -10,10 +10,10 @@ import pytest
 from PIL import Image
 
 from curate.artifacts import THRESHOLDS, artifact_score, flags, foreground, measure, measure_file
+from curate.columns import COLUMNS
 from curate.errors import CurateError
 from curate.foreground import content_box, to_lab
 from curate.images import open_rgb, thumbnail
-from curate.manifest import COLUMNS
 
 ROCKS = Path(__file__).parents[2] / "shared" / "data" / "rocks"
 GREY = (120, 110, 100)

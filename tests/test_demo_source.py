@@ -10,8 +10,8 @@ from sklearn.model_selection import cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from curate.columns import COLUMNS
 from curate.images import decode
-from curate.manifest import COLUMNS
 from curate.recipe import ImageClass, Recipe
 from curate.sources import Answer, FetchError
 from curate.sources.demo import BACKGROUNDS, DETAILS, EDITS, Truth, mask, open_source, render, truth, truth_of

@@ -4,8 +4,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from curate.columns import COLUMNS
 from curate.errors import CurateError
-from curate.manifest import COLUMNS, class_weights, read_manifest, write_manifest
+from curate.manifest import class_weights, read_manifest, write_manifest
 
 
 def rows(*ids: str, **columns: list) -> pd.DataFrame:

@@ -2,6 +2,7 @@
 
 import runpy
 from collections.abc import Callable
+from importlib import import_module
 from importlib.metadata import entry_points
 from pathlib import Path
 
@@ -9,19 +10,10 @@ import requests
 
 from curate.errors import CurateError
 from curate.recipe import Recipe
-from curate.sources import Source, bing, commons, demo, flickr, folder, google, inaturalist, openverse
+from curate.sources import Source
 
 OpenSource = Callable[[Recipe, requests.Session], Source]
-SOURCES: dict[str, OpenSource] = {
-    "bing": bing.open_source,
-    "google": google.open_source,
-    "openverse": openverse.open_source,
-    "commons": commons.open_source,
-    "flickr": flickr.open_source,
-    "inaturalist": inaturalist.open_source,
-    "folder": folder.open_source,
-    "demo": demo.open_source,
-}
+SOURCES = ("bing", "google", "openverse", "commons", "flickr", "inaturalist", "folder", "demo")  # modules beside this
 ENTRY_POINTS = "deeprock.sources"  # name = "package.module:open_source" in a distribution's pyproject.toml
 
 
@@ -36,7 +28,8 @@ def find_sources(names: tuple[str, ...]) -> dict[str, OpenSource]:
 
 def _find(name: str) -> OpenSource:
     if name in SOURCES:
-        return SOURCES[name]
+        ours: OpenSource = import_module(f"curate.sources.{name}").open_source  # only what is asked is loaded
+        return ours
     if name.endswith(".py"):
         return _from_file(Path(name).expanduser())
     installed = {point.name: point for point in entry_points(group=ENTRY_POINTS)}

@@ -1,0 +1,85 @@
+"""What the columns of a manifest are: their types, meanings and fixed words."""
+
+import re
+from typing import Literal, NamedTuple
+
+from curate.words import LICENSE_BASES, SPLITS, STATUSES
+
+
+class Column(NamedTuple):
+    """What a manifest column holds."""
+
+    kind: Literal["text", "integer", "number"]
+    meaning: str
+    values: tuple[str, ...] = ()
+
+
+COLUMNS = {
+    # identity
+    "image_id": Column("text", "first 16 hex digits of sha256; the key"),
+    "sha256": Column("text", "of the bytes as they came"),
+    "file_name": Column("text", "relative to the data root, with forward slashes"),
+    "label": Column("text", "the class it was searched under, or was relabelled to"),
+    # picture
+    "width": Column("integer", "pixels, upright (EXIF orientation applied)"),
+    "height": Column("integer", "pixels, upright"),
+    "format": Column("text", "what the bytes are, whatever the suffix said: JPEG, PNG, WEBP, GIF, BMP, TIFF"),
+    "bytes": Column("integer", "size of the file"),
+    "phash": Column("text", "perceptual hash of imagehash, 16 hex digits"),
+    # provenance
+    "source": Column("text", "the source's name: bing, google, openverse, ..., contributed"),
+    "query": Column("text", "what was asked"),
+    "rank": Column("integer", "position in the answers to the query, from 1"),
+    "url": Column("text", "where the bytes came from"),
+    "page_url": Column("text", "the page that shows the image"),
+    "title": Column("text", "as the source gave it: untrusted text"),
+    "creator": Column("text", "as the source gave it: untrusted text"),
+    "license": Column("text", "its SPDX id where it is recognised; of a search filter, what it asked for"),
+    "license_url": Column("text", "as the source gave it"),
+    "license_basis": Column("text", "who says so: the source asserts it, a search filter implies it", LICENSE_BASES),
+    "attribution": Column("text", "the credit line to print"),
+    "fetched_at": Column("text", "UTC, ISO 8601"),
+    # curation
+    "status": Column("text", "what became of it", STATUSES),
+    "reason": Column("text", "why it is out, or how the best copy was chosen"),
+    "duplicate_of": Column("text", "image_id of the copy that stays"),
+    "label_conflict": Column("text", "image_id of a copy under another class: for a person to settle"),
+    "reviewer": Column("text", "who decided"),
+    "reviewed_at": Column("text", "UTC, ISO 8601"),
+    "balance_round": Column("integer", "which balance first saw the image; 0: it came before any"),
+    # audit
+    "background_kind": Column(
+        "text", "what surrounds the specimen", ("white", "black", "plain", "natural", "cluttered", "none")
+    ),
+    "background_share": Column("number", "share of the pixels outside the foreground, 0 to 1"),
+    "background_uniformity": Column("number", "share of the border within CIE76 5 of its median colour, 0 to 1"),
+    "background_chroma": Column("number", "chroma of the median colour of the border, CIE a*b* units"),
+    "background_texture": Column("number", "probability that the background is natural or cluttered, 0 to 1"),
+    "background_fill": Column("number", "probability that the surface fills the frame, 0 to 1"),
+    "foreground_confidence": Column("number", "how far the foreground mask can be trusted, 0 to 1"),
+    "illumination_highlight": Column("number", "90th percentile of CIE L* over the picture, 0 to 100"),
+    "illumination_brightness": Column("number", "mean CIE L* of the foreground, 0 to 100"),
+    "illumination_dark_share": Column("number", "share of foreground pixels with L* < 10"),
+    "illumination_bright_share": Column("number", "share of foreground pixels with L* > 97"),
+    "illumination_unevenness": Column("number", "deviation of the foreground's lightness after a wide blur, L* units"),
+    "illumination_cast": Column("number", "chroma that specimen and background have in common, CIE a*b* units"),
+    "illumination_fault": Column("number", "probability that the lighting is at fault, 0 to 1"),
+    "object_count": Column("text", "specimens in the picture", ("1", "2-4", "many", "fill")),
+    "object_components": Column("integer", "separate foreground regions of at least 1 % of the frame"),
+    "object_multiple": Column("number", "probability that there are several objects, 0 to 1"),
+    "quality_sharpness": Column("number", "standard deviation of the Laplacian at 256 pixels, grey levels"),
+    "overlay_text": Column("number", "probability that the picture carries lettering, 0 to 1"),
+    "overlay_text_share": Column("number", "share of the frame covered by text-like strokes on calm ground"),
+    "audit_error": Column("text", "why the image could not be measured"),
+    "cam_background_energy": Column("number", "share of the heatmap's energy outside the foreground, 0 to 1"),
+    "cam_peak_distance": Column("number", "from the heatmap's peak to the frame's centre, 1 = a corner"),
+    "predicted": Column("text", "class by a model that has not seen this image (out of fold)"),
+    "label_probability": Column("number", "that model's probability of the given label"),
+    "reject_probability": Column("number", "that this reviewer would reject it; missing before there are decisions"),
+    "suspicion": Column("number", "order of the review queue, 0 to 1"),
+    "flags": Column("text", "measure=value (threshold), separated by '; '"),
+    # training
+    "split": Column("text", "part of the data set; missing for what is not used", SPLITS),
+}
+REQUIRED = ("image_id", "file_name", "label")
+FORMULA = re.compile(r"^'*[=+\-@\t\r]")  # text that a spreadsheet would run
