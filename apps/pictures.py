@@ -15,7 +15,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from curate.errors import CurateError
 from curate.files import replacing
-from curate.images import ImageError, locate, open_rgb, thumbnail
+from curate.images import open_rgb, thumbnail
+from curate.store import ImageError, locate
 
 SHOWN_AS_THEY_ARE = {
     ".jpg": "image/jpeg",

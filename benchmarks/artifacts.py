@@ -21,7 +21,8 @@ from sklearn.metrics import roc_auc_score
 
 from curate.artifacts import SIDE, THRESHOLDS, background_kind, read, scores_of, summarise
 from curate.cue_weights import FITTED_ON
-from curate.images import ImageError, open_rgb, thumbnail
+from curate.images import open_rgb, thumbnail
+from curate.store import ImageError
 
 PHOTOS = Path(__file__).resolve().parents[2] / "shared" / "data" / "rocks"
 STRENGTHS = {

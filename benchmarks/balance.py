@@ -22,10 +22,11 @@ import pandas as pd
 from benchmarks.steps import Steps
 from curate.console import print_table
 from curate.dedup import find_copies
-from curate.images import ImageError, inspect, store
+from curate.images import inspect
 from curate.ledger import Decision, Ledger
 from curate.manifest import read_manifest
 from curate.queue import ReviewQueue
+from curate.store import ImageError, store
 from tests.web import LoopbackWeb, Photo, folder_photos
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"

@@ -20,12 +20,13 @@ import pandas as pd
 from benchmarks.steps import Steps
 from curate.artifacts import THRESHOLDS
 from curate.console import print_table
-from curate.images import inspect, store
+from curate.images import inspect
 from curate.manifest import read_manifest, write_manifest
 from curate.recipe import copy_shipped, read_recipe
 from curate.screen import reject_probability
 from curate.sources.demo import Truth, render, truth_of
 from curate.split import split
+from curate.store import store
 from tests.web import LoopbackWeb, demo_photos
 
 SEED = 7

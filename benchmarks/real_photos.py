@@ -21,9 +21,10 @@ import pandas as pd
 
 from benchmarks.steps import Steps
 from curate.console import print_table
-from curate.images import ImageError, inspect, store
+from curate.images import inspect
 from curate.manifest import read_manifest, write_manifest
 from curate.split import split
+from curate.store import ImageError, store
 from tests.web import LoopbackWeb, Photo, folder_photos
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"

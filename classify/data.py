@@ -16,8 +16,9 @@ from torch import Tensor
 
 from curate.cache import RowCache
 from curate.errors import CurateError
-from curate.images import ImageError, locate, open_rgb, square
+from curate.images import open_rgb, square
 from curate.manifest import require_columns
+from curate.store import ImageError, locate
 
 log = logging.getLogger("classify")
 

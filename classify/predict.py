@@ -9,8 +9,9 @@ import torch
 from classify.data import Progress, batches, decode_rows, prefetched, to_input, warn_unreadable
 from classify.models import Trained, pick_device
 from curate.errors import CurateError
-from curate.images import ImageError, decode, square
+from curate.images import decode, square
 from curate.manifest import read_manifest
+from curate.store import ImageError
 
 BATCH = 32
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"}

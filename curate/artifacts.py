@@ -19,7 +19,8 @@ from curate.cues import (
     view,
 )
 from curate.foreground import content_box, regions, segment
-from curate.images import ImageError, open_rgb, thumbnail
+from curate.images import open_rgb, thumbnail
+from curate.store import ImageError
 
 MEASURES_VERSION = 2  # goes up when a measure of the same pixels changes
 SIDE = 256  # longer side of the picture that is measured, pixels

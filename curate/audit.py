@@ -17,9 +17,9 @@ from sklearn.preprocessing import StandardScaler
 
 from curate.artifacts import MEASURES_VERSION, artifact_score, flags, measure_file
 from curate.files import replacing
-from curate.images import require_images
 from curate.manifest import require_columns
 from curate.screen import crowd_distance, reject_probability, suspicion
+from curate.store import require_images
 
 FOLDS = 5
 MASK_SIDE = 56

@@ -18,10 +18,11 @@ from curate import licenses
 from curate.archive import File, one_line, opened
 from curate.attribution import deed
 from curate.errors import CurateError
-from curate.images import ImageError, inspect, remove_leftovers, store
+from curate.images import inspect
 from curate.ledger import Ledger, Outcome
 from curate.recipe import Recipe
 from curate.sources import Candidate
+from curate.store import ImageError, remove_leftovers, store
 
 SOURCE = "contributed"
 BATCH = 50  # files whose rows are written in one step

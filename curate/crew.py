@@ -16,11 +16,11 @@ import requests
 
 from curate.arrivals import Arrivals
 from curate.decoders import DecoderDied, Decoders, Found
-from curate.images import ImageError, Picture, path_in_store
 from curate.ledger import Outcome
 from curate.recipe import Recipe
 from curate.robots import UNASKED
 from curate.sources import Answer, Candidate, FetchError, Page, Source
+from curate.store import ImageError, path_in_store
 from curate.web import PoliteSession
 from curate.words import LICENSE_BASES
 
@@ -141,7 +141,7 @@ class Crew:
                 self.decoders.submit(arrivals.path(row["url"]), examine)
 
         def examine(found: Found) -> None:
-            fetch.outcome = found if isinstance(found, OSError) else _examined(row, found, self.recipe.min_side)
+            fetch.outcome = _examined(row, found, self.recipe.min_side)
 
         self._start_fetchers()
         self._to_fetch.put(bring)
@@ -222,13 +222,13 @@ def _spaced(text: str) -> str:
     return f" {' '.join(words)} "
 
 
-def _examined(row: dict[str, Any], found: Picture | ImageError | DecoderDied, min_side: int) -> Outcome:
-    """What decoding says of a candidate."""
+def _examined(row: dict[str, Any], found: Found, min_side: int) -> Outcome | Exception:
+    """What decoding says of a candidate; an error that is not its fault."""
     fetch_id = row["fetch_id"]
-    if isinstance(found, DecoderDied):
-        return Outcome(fetch_id, "failed", f"no image: {found}", transient=True)
-    if isinstance(found, ImageError):
-        return Outcome(fetch_id, "failed", f"no image: {found}")
+    if isinstance(found, ImageError | DecoderDied):
+        return Outcome(fetch_id, "failed", f"no image: {found}", transient=isinstance(found, DecoderDied))
+    if isinstance(found, Exception):
+        return found
     if min(found.width, found.height) < min_side:
         return Outcome(fetch_id, "refused", f"smaller than {min_side} pixels")
     return Outcome(fetch_id, "ok", facts={**found._asdict(), "file_name": path_in_store(found)})

@@ -1,26 +1,24 @@
 """Processes that decode and hash what has arrived, beside the threads that fetch.
 
 With an interpreter of their own they keep both from waiting for each other, and a file that brings a decoder down ends
-no run. They read paths from their standard input, a line each, and answer in JSON; at its end, when whoever started
-them is gone too, they end.
+no run. What such a process does is in `decoder`.
 """
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import threading
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
 from queue import Empty, SimpleQueue
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from curate.images import ImageError, Picture, inspect
+from curate.store import ImageError, Picture
 
 AHEAD = 4  # files that a process has been told of: it need not wait for the next one
+UNCAUGHT = 1  # exit code of Python after an exception
 MOST = 4  # processes: two keep up with a thousand images a second
 
 
@@ -28,7 +26,7 @@ class DecoderDied(Exception):
     """The process ended over this file; the message says how."""
 
 
-Found = Picture | ImageError | DecoderDied | OSError
+Found = Picture | Exception  # an ImageError, a DecoderDied, or an error that is not the file's fault
 
 
 class _Job(NamedTuple):
@@ -66,9 +64,19 @@ class Decoders:
                 thread.join()
 
     def _drive(self) -> None:
-        """Keep one process busy; where it ends over a file, another one takes the files behind that."""
-        process, told, goes_on = _start(), deque[_Job](), True
-        while goes_on or told:
+        """Keep one process busy. What is wrong with the processes themselves every file is told, so that none waits."""
+        told = deque[_Job]()
+        try:
+            self._decode(told)
+        except Exception as error:
+            for job in told:
+                job.deliver(error)
+            while left := self._jobs.get():
+                left.deliver(error)
+
+    def _decode(self, told: deque[_Job]) -> None:
+        process, goes_on = _start(), True
+        while True:
             while goes_on and len(told) < AHEAD:
                 try:
                     job = self._jobs.get(block=not told)
@@ -79,36 +87,19 @@ class Decoders:
                     told.append(job)
                     _tell(process, job)
             if not told:
-                break
-            answer = process.stdout.readline() if process.stdout else b""
-            if answer:
+                process.communicate()
+                return
+            assert process.stdout
+            answer = process.stdout.readline()
+            if answer.endswith(b"\n"):
                 told.popleft().deliver(_read(answer))
                 continue
             process.communicate()
-            told.popleft().deliver(DecoderDied(f"the decoder died ({_ending(process)})"))
+            ending = _ending(process)  # of the first file that is not answered; another process takes those behind it
+            told.popleft().deliver(DecoderDied(f"the decoder died ({ending})"))
             process = _start()
             for job in told:
                 _tell(process, job)
-        process.communicate()
-
-
-def work() -> None:
-    """What a decoding process does."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the one that started it, which closes our input
-    answers = os.dup(sys.stdout.fileno())
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what a library prints is no answer
-    with suppress(BrokenPipeError):  # whoever asked is gone
-        for line in sys.stdin.buffer:
-            os.write(answers, json.dumps(_look(json.loads(line))).encode() + b"\n")
-
-
-def _look(path: str) -> dict[str, Any]:
-    try:
-        return inspect(Path(path).read_bytes())._asdict()
-    except ImageError as error:
-        return {"cause": str(error)}
-    except OSError as error:
-        return {"errno": error.errno, "strerror": error.strerror}
 
 
 def _read(answer: bytes) -> Found:
@@ -119,7 +110,7 @@ def _read(answer: bytes) -> Found:
 
 
 def _start() -> subprocess.Popen[bytes]:
-    code = f"import sys; sys.path[:] = {sys.path!r}; from curate.decoders import work; work()"
+    code = f"import sys; sys.path[:] = {sys.path!r}; from curate.decoder import work; work()"
     one_thread = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}  # a core has no use for more
     pipe = subprocess.PIPE
     return subprocess.Popen([sys.executable, "-c", code], stdin=pipe, stdout=pipe, env=one_thread)
@@ -134,4 +125,6 @@ def _tell(process: subprocess.Popen[bytes], job: _Job) -> None:
 
 def _ending(process: subprocess.Popen[bytes]) -> str:
     code = process.returncode
+    if code == UNCAUGHT:
+        raise RuntimeError("a decoding process ended with an error of its own; its message stands above")
     return f"signal {-code}" if code < 0 else f"exit code {code}"

@@ -16,8 +16,9 @@ from curate.cache import RowCache
 from curate.copies import VIEWS, VIEWS_VERSION, Look, look_at, same_photograph, to_gray, view_hashes
 from curate.errors import CurateError
 from curate.hamming import Groups, cross, group, near
-from curate.images import ImageError, open_rgb
+from curate.images import open_rgb
 from curate.manifest import require_columns
+from curate.store import ImageError
 
 MAX_DISTANCE = 12
 NEAREST = 12  # candidates of one image that are verified, nearest first: keeps the time linear

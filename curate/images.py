@@ -1,4 +1,4 @@
-"""The image store: files by content (images/<ab>/<sha256>.<ext>), and safe decoding of untrusted bytes."""
+"""Safe decoding of untrusted bytes: what they are, their pixels, their perceptual hash."""
 
 import hashlib
 import io
@@ -6,19 +6,16 @@ import re
 import struct
 import warnings
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
 
 import imagehash
 import numpy as np
 from PIL import Image
 
-from curate.errors import CurateError
-from curate.files import is_inside, is_leftover, replacing
+from curate.store import ImageError, Picture, locate
 
-FORMATS = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp", "GIF": "gif", "BMP": "bmp", "TIFF": "tif", "MPO": "jpg"}
 OPENED = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")  # MPO is a JPEG with more behind it
 MAX_PIXELS = 100_000_000
 NUMBERS = re.compile(r"0x[0-9a-f]+|\d+")  # left out of a cause, so that the same kind of damage has the same name
@@ -39,21 +36,6 @@ UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 SIDEWAYS = {UPRIGHT[orientation] for orientation in (5, 6, 7, 8)}
-
-
-class ImageError(Exception):
-    """The bytes are no image that we take; the message is the cause, fit for a table."""
-
-
-class Picture(NamedTuple):
-    """What decoding found out about an image; `width` and `height` are of the upright picture."""
-
-    sha256: str
-    width: int
-    height: int
-    format: str
-    bytes: int
-    phash: str
 
 
 def inspect(data: bytes) -> Picture:
@@ -94,59 +76,6 @@ def phash(image: Image.Image) -> str:
     pixels = np.asarray(image.convert("L").resize((32, 32), Image.Resampling.LANCZOS), np.float64)
     low = np.round(LOW_BAND @ pixels @ LOW_BAND.T, 6)  # what is nothing but rounding errors is 0, in flat pictures
     return str(imagehash.ImageHash(low > np.median(low)))
-
-
-def store(root: Path, data: bytes, picture: Picture) -> str:
-    """Keep the bytes under the data root as they came, in one atomic step; returns `file_name`."""
-    name = path_in_store(picture)
-    path = root / name
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as temporary:
-            temporary.write_bytes(data)
-    return name
-
-
-def path_in_store(picture: Picture) -> str:
-    """`file_name` of an image: its place under the data root, by content."""
-    return f"images/{picture.sha256[:2]}/{picture.sha256}.{FORMATS[picture.format]}"
-
-
-def remove_leftovers(root: Path) -> None:
-    """Delete what processes that were killed had half written."""
-    for path in (root / "images").glob("*/.*.tmp"):
-        if is_leftover(path):
-            path.unlink(missing_ok=True)
-
-
-def locate(root: Path, file_name: str) -> Path:
-    """The path of an image of a manifest.
-
-    Raises:
-        CurateError: outside the data root (also by a symbolic link), or no such file.
-    """
-    path = (root / file_name).resolve()
-    if not is_inside(file_name) or not path.is_relative_to(root.resolve()):
-        raise CurateError(f"{file_name}: outside the data root {root}; it is not opened.")
-    if not path.is_file():
-        raise CurateError(
-            f"{file_name}: no such image under {root}. Was it deleted, or is --data wrong? "
-            "`curate scrape` fetches what is missing again."
-        )
-    return path
-
-
-def require_images(root: Path, file_names: Iterable[str]) -> None:
-    """Raise a `CurateError` that names the first image of a manifest that is missing or outside the data root."""
-    problems = []
-    for name in file_names:
-        try:
-            locate(root, name)
-        except CurateError as error:
-            problems.append(str(error))
-    if problems:
-        more = f" ({len(problems) - 1} more images like it)" if len(problems) > 1 else ""
-        raise CurateError(problems[0] + more)
 
 
 def open_rgb(root: Path, file_name: str) -> Image.Image:

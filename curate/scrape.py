@@ -19,12 +19,12 @@ from filelock import FileLock, Timeout
 from curate.arrivals import Arrivals
 from curate.crew import ODD_PAGES, Crew, Fetch, Search
 from curate.errors import CurateError
-from curate.images import remove_leftovers
 from curate.ledger import Ledger, Outcome
 from curate.licenses import permits
 from curate.recipe import Recipe
 from curate.sources import Answer, Page
 from curate.sources.find import find_sources
+from curate.store import remove_leftovers
 from curate.web import open_session
 
 ENDLESS = 1_000_000_000

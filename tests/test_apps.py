@@ -19,10 +19,11 @@ from apps import serve as server
 from apps.desk import Desk, read_flags
 from apps.pictures import SecurityHeaders, heat_overlay, picture_routes
 from curate.errors import CurateError
-from curate.images import inspect, store
+from curate.images import inspect
 from curate.ledger import Decision, Ledger
 from curate.manifest import write_manifest
 from curate.queue import ReviewQueue, progress, review_queue
+from curate.store import store
 
 
 def make_manifest(folder: Path, labels: dict[str, tuple[str, float | None]]) -> Path:

@@ -4,8 +4,9 @@ import pytest
 
 from curate.audit import audit, cross_predict, energy_outside, measure_all, peak_distance
 from curate.errors import CurateError
-from curate.images import inspect, store
+from curate.images import inspect
 from curate.ledger import Decision, Ledger
+from curate.store import store
 from tests.pictures import jpeg
 
 

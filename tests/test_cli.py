@@ -5,9 +5,10 @@ import pandas as pd
 import pytest
 
 from curate.cli import main
-from curate.images import inspect, store
+from curate.images import inspect
 from curate.ledger import Ledger
 from curate.manifest import read_manifest, write_manifest
+from curate.store import store
 from tests.pictures import jpeg, photos
 from tests.web import Faults, LoopbackWeb
 

@@ -16,10 +16,11 @@ from curate import archive, contribute
 from curate.collected import collected
 from curate.contribute import add
 from curate.errors import CurateError
-from curate.images import inspect, store
+from curate.images import inspect
 from curate.ledger import Decision, Ledger, Outcome, fetches
 from curate.manifest import read_manifest, write_manifest
 from curate.recipe import ImageClass, Recipe, Web
+from curate.store import store
 from tests.pictures import jpeg
 
 RECIPE = Recipe(

@@ -12,8 +12,9 @@ from PIL import Image
 from classify.data import augment, batches, check_rows, load_pixels, prefetched, rotate, split_rows, to_input
 from curate.cache import RowCache
 from curate.errors import CurateError
-from curate.images import inspect, store
+from curate.images import inspect
 from curate.manifest import write_manifest
+from curate.store import store
 
 torch.set_num_threads(1)  # several threads on a busy machine take far longer
 COLOURS = {"basalt": (40, 40, 60), "granite": (220, 150, 140), "olivine": (60, 200, 80)}
@@ -30,7 +31,7 @@ def textures(root: Path, *, train: int = 6, val: int = 3, test: int = 2, labels:
             root.mkdir(exist_ok=True)
             Image.fromarray(pixels).save(path)
             data = path.read_bytes()
-            picture, _ = inspect(data)
+            picture = inspect(data)
             rows.append((picture.sha256[:16], picture.sha256, store(root, data, picture), label, "accepted", split))
     manifest = pd.DataFrame(rows, columns=["image_id", "sha256", "file_name", "label", "status", "split"])
     write_manifest(manifest, root / "m.csv")

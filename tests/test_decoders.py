@@ -12,15 +12,24 @@ from PIL import Image
 
 from curate import decoders
 from curate.decoders import DecoderDied, Decoders
-from curate.images import ImageError, inspect
+from curate.images import inspect
+from curate.store import ImageError
 
-CRASHES = """
-import os, signal, sys
+BAD = """
+import os, signal, sys, time
 sys.path[:] = {path!r}
-from curate import decoders
-look = decoders._look
-decoders._look = lambda path: os.kill(os.getpid(), signal.SIGSEGV) if path.endswith("crash") else look(path)
-decoders.work()
+from curate import decoder
+look, decoder.LONGEST = decoder.look, 1
+def look_or_die(path):
+    if path.endswith("crash"):
+        os.kill(os.getpid(), signal.SIGSEGV)
+    if path.endswith("hang"):
+        time.sleep(60)
+    if path.endswith("bug"):
+        raise NotADirectoryError("a bug")
+    return look(path)
+decoder.look = look_or_die
+decoder.work()
 """
 
 
@@ -66,22 +75,31 @@ def test_what_is_no_image_and_what_is_not_there_is_said(tmp_path):
     assert isinstance(gone, FileNotFoundError)
 
 
-def test_a_file_that_brings_a_decoder_down_costs_no_other_file(tmp_path, monkeypatch):
-    """Four crashes among forty files: each of these is lost, none behind it."""
-    code = CRASHES.format(path=sys.path)
-    start = [sys.executable, "-c", code]
+@pytest.fixture
+def bad_decoders(monkeypatch):
+    """Processes that crash, hang or fail at files so named."""
+    start = [sys.executable, "-c", BAD.format(path=sys.path)]
     pipe = subprocess.PIPE
     monkeypatch.setattr(decoders, "_start", lambda: subprocess.Popen(start, stdin=pipe, stdout=pipe))
-    paths = [tmp_path / (f"{n:02d}.crash" if n % 10 == 3 else f"{n:02d}.jpg") for n in range(40)]
+
+
+@pytest.mark.parametrize(("fault", "by"), [("crash", signal.SIGSEGV), ("hang", signal.SIGALRM)])
+def test_a_file_that_brings_a_decoder_down_costs_no_other_file(tmp_path, bad_decoders, fault, by):
+    """Three of forty: each of these is lost, none behind it."""
+    paths = [tmp_path / (f"{n:02d}.{fault}" if n in (3, 4, 30) else f"{n:02d}.jpg") for n in range(40)]
     for n, path in enumerate(paths):
         path.write_bytes(jpeg(n))
-    found = decoded(paths)
-    for path, what in zip(paths, found, strict=True):
-        if path.suffix == ".crash":
-            assert isinstance(what, DecoderDied)
-            assert f"signal {signal.SIGSEGV.value}" in str(what)
-        else:
+    for path, what in zip(paths, decoded(paths), strict=True):
+        if path.suffix == ".jpg":
             assert what == inspect(path.read_bytes())
+        else:
+            assert isinstance(what, DecoderDied)
+            assert f"signal {by.value}" in str(what)
+
+
+def test_an_error_of_the_decoders_own_is_told_to_every_file(tmp_path, bad_decoders):
+    paths = [tmp_path / f"{n}.bug" for n in range(20)]
+    assert {type(what) for what in decoded(paths)} == {RuntimeError}
 
 
 def test_nothing_is_started_for_nothing_and_nothing_is_left(monkeypatch):

@@ -6,12 +6,14 @@ import subprocess
 import sys
 import zlib
 
+import imagehash
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
 from curate.errors import CurateError
-from curate.images import ImageError, decode, inspect, locate, remove_leftovers, store
+from curate.images import decode, inspect, phash
+from curate.store import ImageError, locate, remove_leftovers, store
 
 
 def encoded(image: Image.Image, kind: str, **options) -> bytes:
@@ -98,6 +100,57 @@ def test_cmyk_and_palettes_and_animations_become_rgb():
 def test_what_is_no_whole_image_is_refused_with_a_cause(data):
     with pytest.raises(ImageError, match=r"\w"):
         inspect(data)
+
+
+def photo(seed: int, width: int, height: int) -> Image.Image:
+    """Shapes of all sizes, the large ones strongest, as in a photograph."""
+    rng = np.random.default_rng(seed)
+    total = np.zeros((height, width, 3))
+    for cells, strength in ((3, 60), (8, 40), (24, 20), (80, 8)):
+        coarse = rng.integers(0, 256, (cells, cells, 3), dtype=np.uint8)
+        fine = Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
+        total += (np.asarray(fine, float) - 128) * strength / 64
+    return Image.fromarray((total + 128).clip(0, 255).astype(np.uint8))
+
+
+def test_the_hash_is_that_of_imagehash():
+    """Also of pictures so regular that most of their frequencies are nothing."""
+    disc = (((np.mgrid[:64, :64] - 31.5) ** 2).sum(axis=0) < 400).astype(np.uint8) * 200
+    flat = [Image.fromarray(pixels) for pixels in (disc, disc * 0, disc * 0 + 128)]
+    for image in [gradient(), gradient().transpose(Image.Transpose.TRANSPOSE), photo(0, 90, 60), *flat]:
+        assert phash(image) == str(imagehash.phash(image))
+
+
+@pytest.mark.parametrize("size", [(3000, 2000), (1600, 1200), (640, 480), (400, 380), (200, 100)])
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+def test_decoding_at_a_reduced_size_tells_the_size_and_hardly_another_hash(size, mode):
+    for seed in range(3):
+        data = encoded(photo(seed, *size).convert(mode), "JPEG", quality=90)
+        picture = inspect(data)
+        assert (picture.width, picture.height, picture.bytes) == (*size, len(data))
+        assert imagehash.hex_to_hash(picture.phash) - imagehash.phash(decode(data)) <= 2
+
+
+def test_decoding_at_a_reduced_size_finds_the_same_damage():
+    """Cut off or with bytes changed: what a full decode refuses is refused, with the same cause, and nothing else."""
+    whole, rng = encoded(photo(1, 800, 600), "JPEG", quality=80), np.random.default_rng(3)
+    refused = 0
+    for n in range(150):
+        data = bytearray(whole[: rng.integers(100, len(whole))] if n % 2 else whole)
+        for place in rng.integers(0, len(data), 3 * (n % 3)):
+            data[place] = rng.integers(256)
+        full, reduced = cause(decode, bytes(data)), cause(inspect, bytes(data))
+        assert full == reduced
+        refused += full is not None
+    assert 50 < refused < 150
+
+
+def cause(read, data: bytes) -> str | None:
+    try:
+        read(data)
+    except ImageError as error:
+        return str(error)
+    return None
 
 
 def test_randomly_damaged_files_raise_nothing_else():

@@ -11,7 +11,7 @@ import pytest
 import requests
 from PIL import Image
 
-from curate.images import ImageError, inspect
+from curate.images import inspect
 from curate.recipe import ImageClass, Recipe, Web
 from curate.sources import (
     Answer,
@@ -25,6 +25,7 @@ from curate.sources import (
     inaturalist,
     openverse,
 )
+from curate.store import ImageError
 from curate.web import download, open_session
 from tests.web import Faults, LoopbackWeb, Photo, demo_photos, folder_photos
 from tests.web.faults import API, BING, GOOD, GOOGLE, TITLES

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from curate import decoders
 from curate.arrivals import Arrivals
 from curate.collected import collected
 from curate.crew import excluded_word
@@ -108,6 +109,44 @@ def test_an_image_deleted_since_is_fetched_again(tmp_path):
         _, again = run(web, tmp_path, {"oak": 8})
     assert again["sha256"].tolist() == table["sha256"].tolist()
     assert all((tmp_path / name).is_file() for name in again["file_name"])
+
+
+def test_no_more_pages_are_asked_for_than_hold_what_is_wanted(tmp_path):
+    """A page holds 35."""
+    with LoopbackWeb({"oak": photos("oak", range(150))}) as web:
+        for wanted, pages in ((20, 1), (35, 1), (36, 2), (120, 4)):
+            run(web, tmp_path, {"oak": wanted})
+            assert len(web.requests) - len(image_requests(web)) == pages
+
+
+DEADLY = """
+import os, signal, sys
+from pathlib import Path
+sys.path[:] = {path!r}
+from curate import decoder
+look = decoder.look
+def look_or_die(path):
+    if b"deadly" in Path(path).read_bytes():
+        os.kill(os.getpid(), signal.SIGSEGV)
+    return look(path)
+decoder.look = look_or_die
+decoder.work()
+"""
+
+
+def test_an_image_that_crashes_the_decoder_is_a_failure_that_may_pass(tmp_path, monkeypatch):
+    pipe, code = subprocess.PIPE, DEADLY.format(path=sys.path)
+    start = [sys.executable, "-c", code]
+    monkeypatch.setattr(decoders, "_start", lambda: subprocess.Popen(start, stdin=pipe, stdout=pipe))
+    deadly = [Photo(f"oak/deadly{i}", lambda i=i: jpeg(90 + i) + b"deadly") for i in range(2)]
+    with LoopbackWeb({"oak": [*photos("oak", range(5)), *deadly, *photos("oak", range(5, 12))]}) as web:
+        result, table = run(web, tmp_path, {"oak": 10})
+        with Ledger(tmp_path / "ledger.db") as ledger:
+            failed = ledger.failures()
+    assert result.counts == {"oak": 10}
+    assert not table["url"].str.contains("deadly").any()
+    assert failed["cause"].tolist() == [f"no image: the decoder died (signal {signal.SIGSEGV.value})"] * 2
+    assert failed["transient"].all()
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,9 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from curate.images import inspect, store
+from curate.images import inspect
 from curate.manifest import write_manifest
+from curate.store import store
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 ARGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
