@@ -158,7 +158,7 @@ class Client:
         self._turns: dict[str, tuple[threading.Semaphore, int]] = {}  # host -> its turns, and how many want one
         self._per_host = max(web.per_host, 1)
         self._lock = threading.Lock()
-        self._idle = Idle(min(max(64, 4 * web.threads), _descriptors() // 4))
+        self._idle = Idle(min(max(64, 4 * web.threads), descriptors() // 4))
         self._watchdog = Watchdog()
         self._aborted = threading.Event()
 
@@ -283,7 +283,7 @@ class Client:
         return self.fetch(url, self._rules_web, RULES, read)
 
 
-def _descriptors() -> int:
+def descriptors() -> int:
     """How many files and connections this process may have open; few on some systems."""
     if resource is None:
         return 512  # what C libraries of Windows allow

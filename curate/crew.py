@@ -15,6 +15,7 @@ from urllib.parse import unquote, urlsplit
 import requests
 
 from curate.arrivals import Arrivals
+from curate.client import descriptors
 from curate.decoders import DecoderDied, Decoders, Found
 from curate.ledger import Outcome
 from curate.recipe import Recipe
@@ -80,12 +81,12 @@ class Crew:
         self.recipe, self.sources, self.session = recipe, sources, session
         self.problems: dict[str, str] = {}
         self.odd_pages: dict[str, int] = {}
-        self.news = threading.Event()  # a page has come
+        self.news = threading.Event()  # a page has come, or a candidate has failed: something is to be started
         self.closed = False
         self.searchers = ThreadPoolExecutor(SEARCHES, "search")
         self.decoders = Decoders()
         self._to_fetch = SimpleQueue[Callable[[], None] | None]()
-        places = range(recipe.web.threads)
+        places = range(min(recipe.web.threads, max(descriptors() // 4, 1)))  # each may hold a connection and a file
         self._fetchers = [threading.Thread(target=self._fetch, args=(place,), daemon=True) for place in places]
 
     def __enter__(self) -> "Crew":
@@ -139,6 +140,8 @@ class Crew:
                 fetch.outcome = error
             if fetch.outcome is None:
                 self.decoders.submit(arrivals.path(row["url"]), examine)
+            else:
+                self.news.set()
 
         def examine(found: Found) -> None:
             fetch.outcome = _examined(row, found, self.recipe.min_side)

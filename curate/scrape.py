@@ -149,6 +149,8 @@ class _ClassRun:
         self.offered = deque[dict[str, Any]]()  # candidates whose turn is next, up to the fetch_id `last`
         self.ledger_has_more = True  # candidates beyond `last`
         self.under_way = deque[Fetch]()
+        threads, classes = crew.recipe.web.threads, len(crew.recipe.classes)
+        self.most = max(AHEAD * threads // classes, threads)  # under way at once
         self.search: Search | None = None
         self.odd: Counter[tuple[str, str]] = Counter()  # searches -> pages of them in this run that were none
         self.nothing: dict[str, str] = {}  # source -> what it said when it had nothing at all
@@ -193,7 +195,7 @@ class _ClassRun:
         """Start what is needed next; False, and the class is left, when it is full or there is no more."""
         if self.search:
             self._take_pages(self.search)
-        most = AHEAD * self.recipe.web.threads
+        most = self.most
         missing = self.wanted - self.held - sum(fetch.may_be_kept for fetch in self.under_way)
         self._look_ahead(min(missing, most))
         for _ in range(min(missing, most - len(self.under_way), len(self.offered))):
@@ -216,9 +218,9 @@ class _ClassRun:
 
     def _look_ahead(self, number: int) -> None:
         """See that so many candidates that nobody fetched yet stand ready, if the ledger has them."""
-        names, busy = list(self.crew.sources), {fetch.row["fetch_id"] for fetch in self.under_way}
         while len(self.offered) < number and self.ledger_has_more:
-            batch = self.ledger.pending(self.label, names, self.last, BATCH)
+            busy = {fetch.row["fetch_id"] for fetch in self.under_way}
+            batch = self.ledger.pending(self.label, list(self.crew.sources), self.last, BATCH)
             self.ledger_has_more = len(batch) == BATCH
             for row in batch:
                 self.last = row["fetch_id"]

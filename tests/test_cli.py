@@ -13,11 +13,13 @@ from tests.pictures import jpeg, photos
 from tests.web import Faults, LoopbackWeb
 
 RECIPE = 'sources = ["bing"]\nmin_side = 100\n[[classes]]\nname = "oak"\nqueries = ["oak leaf"]\n'
-WITHOUT_TORCH = """
+TORCH = ("torch", "torchvision", "streamlit", "classify", "pytorch_grad_cam")
+WITHOUT = """
 import sys
+BLOCKED = sys.argv.pop(1).split()
 class Blocked:
     def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in ("torch", "torchvision", "streamlit", "classify", "pytorch_grad_cam"):
+        if name.split(".")[0] in BLOCKED:
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 sys.meta_path.insert(0, Blocked())
 from curate.cli import main
@@ -63,10 +65,18 @@ def with_mirrors(place, web) -> None:
     (place / "manifests" / "trees.toml").write_text(f"{RECIPE}[web.mirrors]\n{mirrors}")
 
 
-def run_without_torch(place, *words: str) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, "-c", WITHOUT_TORCH, *words], cwd=place, capture_output=True, text=True, check=False
-    )
+def run_without(packages: tuple[str, ...], place, *words: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-c", WITHOUT, " ".join(packages), *words]
+    return subprocess.run(command, cwd=place, capture_output=True, text=True, check=False)
+
+
+def test_a_scraping_command_loads_neither_pandas_nor_numpy_itself(place):
+    """Half of a short run would be their loading; the processes that decode need numpy."""
+    with LoopbackWeb({"oak": photos("oak", range(12))}) as web:
+        with_mirrors(place, web)
+        done = run_without(("pandas", "numpy", "scipy", "cv2"), place, "scrape", "--per-class", "10")
+    assert done.returncode == 0, done.stderr
+    assert len(read_manifest(place / "manifests" / "scraped.csv")) == 10
 
 
 @pytest.mark.slow
@@ -74,10 +84,10 @@ def test_curate_works_without_torch(place):
     with LoopbackWeb({"oak": photos("oak", range(12))}) as web:
         with_mirrors(place, web)
         for words in (["--help"], ["scrape", "--per-class", "10"], ["dedup"], ["stats", "manifests/unique.csv"]):
-            done = run_without_torch(place, *words)
+            done = run_without(TORCH, place, *words)
             assert done.returncode == 0, done.stderr
     assert len(read_manifest(place / "manifests" / "unique.csv")) == 10
-    missing = run_without_torch(place, "audit")
+    missing = run_without(TORCH, place, "audit")
     assert missing.returncode == 1
     assert "pip install 'deeprock[classify]'" in missing.stderr
     assert "Traceback" not in missing.stderr
