@@ -38,7 +38,7 @@ def main() -> None:
         print(f"no JPEGs below {options.photos}; give --photos DIR")
         print(json.dumps({"skipped": str(options.photos)}))
         return
-    bits = Counter(imagehash.hex_to_hash(inspect(data).phash) - imagehash.phash(decode(data)) for data in photos)
+    bits = Counter(int(imagehash.hex_to_hash(inspect(data).phash) - imagehash.phash(decode(data))) for data in photos)
     rows = [(str(n), str(bits[n]), f"{100 * bits[n] / len(photos):.1f} %") for n in sorted(bits)]
     print_table(("bits apart", f"of {len(photos)} photos", "share"), rows)
     figures: dict[str, object] = {"photos": len(photos), "most_bits_apart": max(bits)}
