@@ -25,7 +25,7 @@ COLUMNS = {
     "height": Column("integer", "pixels, upright"),
     "format": Column("text", "what the bytes are, whatever the suffix said: JPEG, PNG, WEBP, GIF, BMP, TIFF"),
     "bytes": Column("integer", "size of the file"),
-    "phash": Column("text", "perceptual hash of imagehash, 16 hex digits; of a large JPEG within 2 bits"),
+    "phash": Column("text", "perceptual hash of imagehash, 16 hex digits; of a large JPEG up to 2 bits from it"),
     # provenance
     "source": Column("text", "the source's name: bing, google, openverse, ..., contributed"),
     "query": Column("text", "what was asked"),

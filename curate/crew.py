@@ -1,11 +1,15 @@
-"""What all classes of a scraping run share: the sources, what was wrong with them, and the threads that work."""
+"""What all classes of a scraping run share: the sources, what was wrong with them, and who does the work.
+
+Threads search and fetch, processes decode.
+"""
 
 import re
 import threading
 import traceback
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from queue import SimpleQueue
@@ -62,6 +66,7 @@ class Search:
         offered: candidates of the query before the next one of `pages`.
         pages: what has come, until it is taken away.
         is_over: no more pages come.
+        error: what a source raised that is more than a bad answer, as SystemExit.
     """
 
     source: str
@@ -72,6 +77,7 @@ class Search:
     enough: int
     pages: deque[Page] = field(default_factory=deque)
     is_over: bool = False
+    error: BaseException | None = None
 
 
 class Crew:
@@ -81,7 +87,7 @@ class Crew:
         self.recipe, self.sources, self.session = recipe, sources, session
         self.problems: dict[str, str] = {}
         self.odd_pages: dict[str, int] = {}
-        self.news = threading.Event()  # a page has come, or a candidate has failed: something is to be started
+        self.news = threading.Event()  # a page has come, or a download failed: something is to be started
         self.closed = False
         self.searchers = ThreadPoolExecutor(SEARCHES, "search")
         self.decoders = Decoders()
@@ -103,7 +109,7 @@ class Crew:
         for fetcher in self._fetchers:  # each has started the next before it ends
             if fetcher.ident is not None:
                 fetcher.join()
-        self.decoders.close()
+        self.decoders.close(at_once=kind is not None)  # what is not decoded yet the next run finds where it arrived
 
     def asked(self, name: str) -> bool:
         """Whether a source still is asked in this run."""
@@ -112,8 +118,9 @@ class Crew:
     def judge(self, name: str, page: Page) -> bool:
         """Whether a source gave a page. A blocked one is not asked again; an odd page or two may be an accident."""
         if page.answer in (Answer.OK, Answer.EMPTY):
-            self.odd_pages.pop(name, None)
-            self.problems.pop(name, None)
+            if self.asked(name):
+                self.odd_pages.pop(name, None)
+                self.problems.pop(name, None)
             return True
         self.problems[name] = f"{page.answer}: {page.detail}" if page.detail else str(page.answer)
         passing = page.answer in (Answer.CHANGED, Answer.UNREACHABLE)
@@ -158,23 +165,32 @@ class Crew:
 
     def _fetch(self, place: int) -> None:
         if place + 1 < len(self._fetchers) and not self.closed:
-            self._fetchers[place + 1].start()
+            with suppress(RuntimeError):  # the system gives no more threads: those that are there do the work
+                self._fetchers[place + 1].start()
         while (task := self._to_fetch.get()) is not None:
             if not self.closed:
                 task()
 
     def _search(self, search: Search) -> None:
-        cursor, seen = search.cursor, set[str]()
-        while True:
+        try:
+            for page in self._pages(search):
+                search.pages.append(page)
+                self.news.set()
+        except BaseException as error:
+            search.error = error
+        search.is_over = True
+        self.news.set()
+
+    def _pages(self, search: Search) -> Iterator[Page]:
+        """Page after page while there are more, enough has not come, and the source is to be asked."""
+        cursor, seen, stale = search.cursor, set[str](), False
+        while len(seen) < search.enough and not stale and not self.closed and self.asked(search.source):
             page = self._page(search.source, search.query, search.label, cursor)
             cursor, before = page.cursor, len(seen)
             seen.update(candidate.url for candidate in page.candidates)
             stale = len(seen) == before  # the same page again, or none: whether to go on is for the ledger to say
-            last = page.answer is not Answer.OK or cursor is None or stale or len(seen) >= search.enough or self.closed
-            search.pages.append(page)
-            search.is_over = last
-            self.news.set()
-            if last:
+            yield page
+            if page.answer is not Answer.OK or cursor is None:
                 return
 
     def _page(self, name: str, query: str, label: str, cursor: str | None) -> Page:

@@ -17,11 +17,13 @@ from curate.store import ImageError
 LONGEST = 60  # seconds that one file may take; then the process dies of it
 
 
-def work() -> None:
-    """Answer each line: with the fields of a `Picture`, the `cause` why it is none, or what the disk says."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the one that started it, which closes our input
-    answers = os.dup(sys.stdout.fileno())
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what a library prints is no answer
+def work(answers: int) -> None:
+    """Answer each line: with the fields of a `Picture`, the `cause` why it is none, or what else went wrong.
+
+    Args:
+        answers: the file descriptor to write to.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     alarm = getattr(signal, "alarm", lambda seconds: None)  # Windows has none
     with suppress(BrokenPipeError):  # whoever asked is gone
         for line in sys.stdin.buffer:
@@ -37,5 +39,7 @@ def look(path: str) -> dict[str, Any]:
         return inspect(Path(path).read_bytes())._asdict()
     except ImageError as error:
         return {"cause": str(error)}
+    except MemoryError:
+        return {"died": "not enough memory to decode it"}
     except OSError as error:
         return {"errno": error.errno, "strerror": error.strerror}

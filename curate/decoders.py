@@ -15,11 +15,22 @@ from contextlib import suppress
 from queue import Empty, SimpleQueue
 from typing import NamedTuple
 
+from curate.errors import CurateError
 from curate.store import ImageError, Picture
 
 AHEAD = 4  # files that a process has been told of: it need not wait for the next one
-UNCAUGHT = 1  # exit code of Python after an exception
 MOST = 4  # processes: two keep up with a thousand images a second
+HOPELESS = 5  # processes in a row that die before their first answer: the files are not to blame
+UNCAUGHT = 1  # exit code of Python after an exception
+DEAD = BrokenPipeError if os.name == "posix" else OSError  # what writing to a process that has died raises
+CHILD = """
+import os, sys
+answers = os.dup(1)
+os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what a library prints is no answer
+sys.path[:] = {path!r}
+from curate.decoder import work
+work(answers)
+"""
 
 
 class DecoderDied(Exception):
@@ -55,10 +66,12 @@ class Decoders:
         self.start()
         self._jobs.put(_Job(path, deliver))
 
-    def close(self) -> None:
-        """End them when all that was submitted is delivered."""
-        for _ in self._threads:
-            self._jobs.put(None)
+    def close(self, *, at_once: bool = False) -> None:
+        """End them when all that was submitted is delivered; `at_once`: what no process has begun never is."""
+        with suppress(Empty):
+            while at_once:
+                self._jobs.get_nowait()
+        self._jobs.put(None)
         for thread in self._threads:
             if thread.ident is not None:
                 thread.join()
@@ -69,62 +82,84 @@ class Decoders:
         try:
             self._decode(told)
         except Exception as error:
+            failure = CurateError(f"no image can be decoded: {error}. What was fetched is kept; run it again.")
             for job in told:
-                job.deliver(error)
-            while left := self._jobs.get():
-                left.deliver(error)
+                job.deliver(failure)
+            while left := self._next():
+                left.deliver(failure)
 
     def _decode(self, told: deque[_Job]) -> None:
-        process, goes_on = _start(), True
-        while True:
-            while goes_on and len(told) < AHEAD:
-                try:
-                    job = self._jobs.get(block=not told)
-                except Empty:
-                    break
-                goes_on = job is not None
-                if job is not None:
-                    told.append(job)
-                    _tell(process, job)
-            if not told:
-                process.communicate()
-                return
-            assert process.stdout
-            answer = process.stdout.readline()
-            if answer.endswith(b"\n"):
-                told.popleft().deliver(_read(answer))
-                continue
+        process, goes_on, in_vain = _start(), True, 1
+        try:
+            while True:
+                while goes_on and len(told) < AHEAD:
+                    try:
+                        job = self._next(wait=not told)
+                    except Empty:
+                        break
+                    goes_on = job is not None
+                    if job is not None:
+                        told.append(job)
+                        _tell(process, job)
+                if not told:
+                    return
+                if answer := _answer(process):
+                    told[0].deliver(_read(answer))
+                    in_vain = 0
+                else:  # it died of the first file without an answer; another process takes those behind that
+                    told[0].deliver(DecoderDied(f"the decoder died ({_ending(process, in_vain)})"))
+                    process, in_vain = _start(), in_vain + 1
+                    for job in list(told)[1:]:
+                        _tell(process, job)
+                told.popleft()
+        finally:
             process.communicate()
-            ending = _ending(process)  # of the first file that is not answered; another process takes those behind it
-            told.popleft().deliver(DecoderDied(f"the decoder died ({ending})"))
-            process = _start()
-            for job in told:
-                _tell(process, job)
+
+    def _next(self, *, wait: bool = True) -> _Job | None:
+        """The next file, or None at the end, for each thread that asks."""
+        job = self._jobs.get(block=wait)
+        if job is None:
+            self._jobs.put(None)
+        return job
 
 
 def _read(answer: bytes) -> Found:
     facts = json.loads(answer)
     if "cause" in facts:
         return ImageError(facts["cause"])
+    if "died" in facts:
+        return DecoderDied(facts["died"])
     return OSError(facts["errno"], facts["strerror"]) if "errno" in facts else Picture(**facts)
 
 
 def _start() -> subprocess.Popen[bytes]:
-    code = f"import sys; sys.path[:] = {sys.path!r}; from curate.decoder import work; work()"
+    """A process out of reach of the terminal's Ctrl-C, which is for whoever started it."""
     one_thread = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}  # a core has no use for more
-    pipe = subprocess.PIPE
-    return subprocess.Popen([sys.executable, "-c", code], stdin=pipe, stdout=pipe, env=one_thread)
+    command, pipe = [sys.executable, "-c", CHILD.format(path=sys.path)], subprocess.PIPE
+    group = 0 if os.name == "posix" else None
+    return subprocess.Popen(command, stdin=pipe, stdout=pipe, env=one_thread, process_group=group)
 
 
 def _tell(process: subprocess.Popen[bytes], job: _Job) -> None:
     assert process.stdin
-    with suppress(BrokenPipeError):  # it has died, which its answers will say
+    with suppress(DEAD):  # which its answers will say
         process.stdin.write(json.dumps(job.path).encode() + b"\n")
         process.stdin.flush()
 
 
-def _ending(process: subprocess.Popen[bytes]) -> str:
+def _answer(process: subprocess.Popen[bytes]) -> bytes:
+    """Its next answer; nothing when it has died, perhaps in the middle of one."""
+    assert process.stdout
+    answer = process.stdout.readline()
+    return answer if answer.endswith(b"\n") else b""
+
+
+def _ending(process: subprocess.Popen[bytes], in_vain: int) -> str:
+    process.communicate()
     code = process.returncode
     if code == UNCAUGHT:
-        raise RuntimeError("a decoding process ended with an error of its own; its message stands above")
-    return f"signal {-code}" if code < 0 else f"exit code {code}"
+        raise RuntimeError("a decoding process ended with the error that stands above")
+    said = f"signal {-code}" if code < 0 else f"exit code {code}"
+    if in_vain >= HOPELESS:
+        raise RuntimeError(f"{in_vain} decoding processes in a row ended before their first answer ({said})")
+    return said

@@ -105,8 +105,9 @@ class Watchdog:
                 raise RuntimeError("the session is closed")
             self._limits.add(limit)
             if self._thread is None:
-                self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
-                self._thread.start()
+                thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
+                thread.start()
+                self._thread = thread
             elif until < self._wakes:
                 self._changed.notify()
         try:

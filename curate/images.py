@@ -42,7 +42,8 @@ def inspect(data: bytes) -> Picture:
     """Decode the bytes completely: what they are.
 
     Of a JPEG every coefficient is read, but pixels are made at a half, a quarter or an eighth of its size, as long as
-    HASHED_SIDE of them are left. `phash` then lies within 2 bits of the full picture's (`python -m benchmarks.phash`).
+    HASHED_SIDE of them are left. `phash` then lies within 2 bits of the full picture's, on all of 1,249 photos
+    (`python -m benchmarks.phash`); further only where there is hardly more than noise or a fine, regular pattern.
 
     Raises:
         ImageError: no allowed format, too many pixels, or damaged.

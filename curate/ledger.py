@@ -259,6 +259,13 @@ class Ledger:
         keys = (fetches.c.label, fetches.c.source, fetches.c.state, fetches.c.cause)
         return self._table(sa.select(*keys, sa.func.count().label("fetches")).group_by(*keys))
 
+    def causes(self, label: str) -> dict[str, int]:
+        """Why fetches of a class brought no image of it -> how many did not."""
+        out = (fetches.c.label == label, fetches.c.state.in_(("failed", "refused", "repeated")))
+        query = sa.select(fetches.c.cause, sa.func.count().label("number")).where(*out).group_by(fetches.c.cause)
+        with self.engine.connect() as connection:
+            return {str(row.cause): int(row.number) for row in connection.execute(query)}
+
     def failures(self) -> pd.DataFrame:
         """The fetches that brought no image: `label`, `source`, `url`, `state`, `cause`, `transient`, `attempts`."""
         columns = ("label", "source", "url", "state", "cause", "transient", "attempts")

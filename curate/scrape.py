@@ -247,6 +247,8 @@ class _ClassRun:
             self.search = None
         while search.pages:
             self._take_page(search, search.pages.popleft())
+        if search.error:
+            raise search.error
 
     def _take_page(self, search: Search, page: Page) -> None:
         """Write a page of a search into the ledger, with the cursor after it."""
@@ -304,9 +306,7 @@ def _clear_errors(root: Path) -> Iterator[None]:
 
 def _causes(run: "_ClassRun", ledger: Ledger, license: str) -> dict[str, int]:
     """What became of a class's candidates that brought no image, or none that may be used."""
-    outcomes = ledger.outcomes()
-    out = outcomes[outcomes["state"].isin(["failed", "refused", "repeated"]) & (outcomes["label"] == run.label)]
-    causes: dict[str, int] = out.groupby("cause")["fetches"].sum().to_dict()
+    causes = ledger.causes(run.label)
     known = len(ledger.held(run.label, "fetch_id")) + len(ledger.pending(run.label, list(run.crew.sources)))
     if left := known - run.held if license != "any" else 0:
         causes[f"left out: not known to allow {license}"] = left

@@ -1,8 +1,7 @@
 import io
+import json
 import os
 import signal
-import subprocess
-import sys
 import threading
 from pathlib import Path
 
@@ -10,13 +9,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from curate import decoders
+from curate import decoder, decoders
 from curate.decoders import DecoderDied, Decoders
+from curate.errors import CurateError
 from curate.images import inspect
 from curate.store import ImageError
 
 BAD = """
 import os, signal, sys, time
+answers = os.dup(1)
 sys.path[:] = {path!r}
 from curate import decoder
 look, decoder.LONGEST = decoder.look, 1
@@ -26,10 +27,12 @@ def look_or_die(path):
     if path.endswith("hang"):
         time.sleep(60)
     if path.endswith("bug"):
-        raise NotADirectoryError("a bug")
+        raise ValueError("a bug")
+    if path.endswith("noise"):
+        os.write(answers, b"this is no answer\\n")
     return look(path)
 decoder.look = look_or_die
-decoder.work()
+decoder.work(answers)
 """
 
 
@@ -59,7 +62,7 @@ def decoded(paths: list[Path]) -> list:
 
 
 def test_every_file_is_delivered_as_it_is_inspected_here(tmp_path):
-    data = {tmp_path / f"{n:02d} ü\n.jpg": jpeg(n) for n in range(30)}
+    data = {tmp_path / f"{n:02d} ü.jpg": jpeg(n) for n in range(30)}
     for path, content in data.items():
         path.write_bytes(content)
     assert decoded(list(data)) == [inspect(content) for content in data.values()]
@@ -77,29 +80,71 @@ def test_what_is_no_image_and_what_is_not_there_is_said(tmp_path):
 
 @pytest.fixture
 def bad_decoders(monkeypatch):
-    """Processes that crash, hang or fail at files so named."""
-    start = [sys.executable, "-c", BAD.format(path=sys.path)]
-    pipe = subprocess.PIPE
-    monkeypatch.setattr(decoders, "_start", lambda: subprocess.Popen(start, stdin=pipe, stdout=pipe))
+    """Processes that crash, hang, fail or talk nonsense at files so named."""
+    monkeypatch.setattr(decoders, "CHILD", BAD)
 
 
-@pytest.mark.parametrize(("fault", "by"), [("crash", signal.SIGSEGV), ("hang", signal.SIGALRM)])
-def test_a_file_that_brings_a_decoder_down_costs_no_other_file(tmp_path, bad_decoders, fault, by):
-    """Three of forty: each of these is lost, none behind it."""
-    paths = [tmp_path / (f"{n:02d}.{fault}" if n in (3, 4, 30) else f"{n:02d}.jpg") for n in range(40)]
+def files(folder: Path, number: int, **faults: tuple[int, ...]) -> list[Path]:
+    """Images, of which the numbered ones have a suffix that is a fault."""
+    suffix = {n: fault for fault, places in faults.items() for n in places}
+    paths = [folder / f"{n:02d}.{suffix.get(n, 'jpg')}" for n in range(number)]
     for n, path in enumerate(paths):
         path.write_bytes(jpeg(n))
+    return paths
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no such signals there")
+@pytest.mark.parametrize(("fault", "by"), [("crash", "SIGSEGV"), ("hang", "SIGALRM")])
+def test_a_file_that_brings_a_decoder_down_costs_no_other_file(tmp_path, bad_decoders, fault, by):
+    paths = files(tmp_path, 40, **{fault: (3, 4, 30)})
     for path, what in zip(paths, decoded(paths), strict=True):
         if path.suffix == ".jpg":
             assert what == inspect(path.read_bytes())
         else:
             assert isinstance(what, DecoderDied)
-            assert f"signal {by.value}" in str(what)
+            assert f"signal {signal.Signals[by].value}" in str(what)
 
 
-def test_an_error_of_the_decoders_own_is_told_to_every_file(tmp_path, bad_decoders):
-    paths = [tmp_path / f"{n}.bug" for n in range(20)]
-    assert {type(what) for what in decoded(paths)} == {RuntimeError}
+@pytest.mark.parametrize("fault", ["bug", "noise"])
+def test_an_error_of_the_decoders_own_is_told_to_every_file(tmp_path, bad_decoders, fault):
+    paths = files(tmp_path, 20, **{fault: tuple(range(20))})
+    assert {type(what) for what in decoded(paths)} == {CurateError}
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no such signals there")
+def test_decoders_that_always_die_are_not_blamed_on_the_files(tmp_path, bad_decoders):
+    paths = files(tmp_path, 40, crash=tuple(range(40)))
+    found = decoded(paths)
+    assert sum(isinstance(what, CurateError) for what in found) >= 40 - decoders.MOST * decoders.HOPELESS
+    assert "in a row ended before their first answer" in str(found[-1])
+
+
+def test_too_little_memory_costs_the_file(tmp_path, monkeypatch):
+    def no_memory(data: bytes) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(decoder, "inspect", no_memory)
+    (tmp_path / "a.jpg").write_bytes(jpeg(1))
+    assert isinstance(decoders._read(json.dumps(decoder.look(str(tmp_path / "a.jpg"))).encode()), DecoderDied)
+
+
+def test_closed_at_once_nothing_that_waits_is_decoded_and_nobody_is_waited_for(tmp_path):
+    paths, found = files(tmp_path, 300), []
+    pool = Decoders()
+    for path in paths:
+        pool.submit(str(path), found.append)
+    pool.close(at_once=True)
+    assert len(found) <= decoders.MOST * decoders.AHEAD
+
+
+@pytest.mark.parametrize("fault", ["bug", "jpg"])
+def test_closing_ends_whatever_is_still_under_way(tmp_path, bad_decoders, fault):
+    paths, found = files(tmp_path, 30, **{fault: (29,)}), []
+    pool = Decoders()
+    for path in paths:
+        pool.submit(str(path), found.append)
+    pool.close()
+    assert len(found) == 30
 
 
 def test_nothing_is_started_for_nothing_and_nothing_is_left(monkeypatch):

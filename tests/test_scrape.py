@@ -122,6 +122,7 @@ def test_no_more_pages_are_asked_for_than_hold_what_is_wanted(tmp_path):
 DEADLY = """
 import os, signal, sys
 from pathlib import Path
+answers = os.dup(1)
 sys.path[:] = {path!r}
 from curate import decoder
 look = decoder.look
@@ -130,14 +131,12 @@ def look_or_die(path):
         os.kill(os.getpid(), signal.SIGSEGV)
     return look(path)
 decoder.look = look_or_die
-decoder.work()
+decoder.work(answers)
 """
 
 
 def test_an_image_that_crashes_the_decoder_is_a_failure_that_may_pass(tmp_path, monkeypatch):
-    pipe, code = subprocess.PIPE, DEADLY.format(path=sys.path)
-    start = [sys.executable, "-c", code]
-    monkeypatch.setattr(decoders, "_start", lambda: subprocess.Popen(start, stdin=pipe, stdout=pipe))
+    monkeypatch.setattr(decoders, "CHILD", DEADLY)
     deadly = [Photo(f"oak/deadly{i}", lambda i=i: jpeg(90 + i) + b"deadly") for i in range(2)]
     with LoopbackWeb({"oak": [*photos("oak", range(5)), *deadly, *photos("oak", range(5, 12))]}) as web:
         result, table = run(web, tmp_path, {"oak": 10})
@@ -304,6 +303,55 @@ def test_a_mistake_in_a_source_of_ones_own_is_said_and_the_next_source_is_asked(
     assert len(table) == 4
     assert said in result.problems[sources[0]]
     assert ".py, line" in result.problems[sources[0]]
+
+
+QUITTING_SOURCE = """
+from curate.sources import Source
+
+def open_source(recipe, session):
+    def search(query, label, cursor):
+        raise SystemExit("set MY_KEY")
+    return Source(search, lambda url: b"")
+"""
+
+
+def test_a_source_of_ones_own_that_wants_to_quit_ends_the_run(tmp_path):
+    (tmp_path / "mine.py").write_text(QUITTING_SOURCE)
+    with LoopbackWeb({}) as web, pytest.raises(SystemExit, match="set MY_KEY"):
+        run(web, tmp_path / "data", {"oak": 4}, sources=(str(tmp_path / "mine.py"),))
+
+
+RATE_LIMITED_SOURCE = """
+import threading
+from curate.sources import Answer, Candidate, Page, Source
+
+asked, oak_is_refused = [], threading.Event()
+
+def open_source(recipe, session):
+    def search(query, label, cursor):
+        asked.append(label)
+        if label == "oak":
+            oak_is_refused.set()
+            return Page(Answer.RATE_LIMITED, detail="come back tomorrow")
+        oak_is_refused.wait(5)
+        number = int(cursor or 0)
+        if number > 3:
+            open(recipe.folder, "w").write(str(len(asked)))
+            raise SystemExit("asked on and on")
+        return Page(Answer.OK, (Candidate(f"https://a.example/{number}"),), cursor=str(number + 1))
+    def fetch(url):
+        raise OSError("not there")
+    return Source(search, fetch)
+"""
+
+
+def test_a_source_that_refuses_one_class_is_left_by_the_searches_of_all(tmp_path):
+    (tmp_path / "mine.py").write_text(RATE_LIMITED_SOURCE)
+    with LoopbackWeb({}) as web:
+        source = str(tmp_path / "mine.py")
+        result, _ = run(web, tmp_path / "data", {"oak": 9, "elm": 9}, sources=(source,), folder=str(tmp_path / "log"))
+    assert result.problems == {source: "rate-limited: come back tomorrow"}
+    assert not (tmp_path / "log").exists()
 
 
 def test_what_a_folder_gained_since_is_found_wherever_it_lies_in_the_list(tmp_path):
