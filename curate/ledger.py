@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 LICENSE = ("license", "license_url", "license_basis", "attribution", "creator")
+CANDIDATE = ("fetch_id", "url", "source", "title", "license", "license_basis")  # what a fetch needs to know
 FACTS = ("sha256", "file_name", "width", "height", "format", "bytes", "phash")
 _DONE = (
     fetches.update()
@@ -179,10 +180,10 @@ class Ledger:
     ) -> list[dict[str, Any]]:
         """The candidates of a class that are not fetched yet, in the order of `fetch_id`: the next ones after `after`.
 
-        With `sources`, of these alone.
+        With `sources`, of these alone. Each with the columns that `CANDIDATE` names.
         """
         query = (
-            sa.select(fetches)
+            sa.select(*(fetches.c[name] for name in CANDIDATE))
             .where(fetches.c.label == label, fetches.c.state == "pending", fetches.c.fetch_id > after)
             .order_by(fetches.c.fetch_id)
             .limit(limit)
