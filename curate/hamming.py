@@ -1,12 +1,19 @@
 """All pairs of 64-bit hashes within a Hamming distance, exactly and without comparing all with all."""
 
 from collections.abc import Iterator
-from itertools import pairwise
+from itertools import combinations, pairwise
+from math import comb
 from typing import NamedTuple
 
 import numpy as np
 
 _CHUNK = 2_000_000  # comparisons of hashes held at once
+LIGHT = 4  # hashes of a bucket that are taken one by one
+LOOK, COMPARE, PASS = (
+    0.3,
+    1.5,
+    4000,
+)  # of a bucket, of two hashes, of a flip: in the time that one of all with all takes
 
 
 class Groups(NamedTuple):
@@ -44,57 +51,107 @@ def group(bits: np.ndarray, image: np.ndarray, rank: np.ndarray) -> Groups:
 
 
 def near(a: np.ndarray, b: np.ndarray, radius: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Index pairs (i, j) with a[i] and b[j] within `radius` bits, and the distance: (m,) each, in no order.
+    """Index pairs (i, j) with a[i] and b[j] within `radius` bits, and the distance: (m,) each, in no order."""
+    nothing = (np.zeros(0, int), np.zeros(0, int), np.zeros(0, int))
+    i, j, distance = (np.concatenate(column) for column in zip(nothing, *each_near(a, b, radius), strict=True))
+    return i, j, distance
+
+
+def each_near(a: np.ndarray, b: np.ndarray | None, radius: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """The same in pieces, each pair once; memory for the hashes and a piece. Without `b`, the pairs i < j of `a` alone.
 
     Multi-index hashing (Norouzi et al., CVPR 2012): of `bands` bands of the hash one differs in at most
-    radius // bands bits, so that looking up those flips of every band misses nothing.
+    radius // bands bits, so that looking up those flips of every band misses nothing. A pair counts in the first band
+    that finds it.
     """
-    bands = max(4, radius // 3 + 1)
-    if bands > 16:  # too wide for bands to help
-        return _collect(_every_pair(len(a), len(b)), a, b, radius)
-    return _collect(_in_shared_bands(a, b, bands, radius // bands), a, b, radius)
+    other = a if b is None else b
+    bands = _best_bands(len(a), len(other), radius)
+    flips, edges = radius // bands, np.linspace(0, 64, bands + 1).astype(int)
+    earlier: list[np.uint64] = []
+    for low, high in pairwise(edges.tolist()):
+        mask = np.uint64(((1 << (high - low)) - 1) << low)
+        order_a, order_b = (np.argsort(bits & mask, kind="stable") for bits in (a, other))
+        in_a, in_b = a[order_a], other[order_b]  # neighbours look up neighbours, which the processor's caches like
+        key_a, key_b = (((bits & mask) >> np.uint64(low)).astype(np.int32) for bits in (in_a, in_b))
+        alone = b is None
+        every = bands == 1
+        places = _every_pair(len(a), len(other), alone) if every else _in_band(key_a, key_b, high - low, flips, alone)
+        for i, j in places:
+            difference = in_a[i] ^ in_b[j]
+            near = np.flatnonzero(np.bitwise_count(difference) <= radius)
+            i, j, difference = order_a[i[near]], order_b[j[near]], difference[near]
+            fresh = np.ones(len(i), bool)
+            for band in earlier:
+                fresh &= np.bitwise_count(difference & band) > flips
+            if alone:
+                i, j = np.minimum(i, j), np.maximum(i, j)
+            yield i[fresh], j[fresh], np.bitwise_count(difference[fresh]).astype(int)
+        earlier.append(mask)
 
 
-def _collect(
-    chunks: Iterator[tuple[np.ndarray, np.ndarray]], a: np.ndarray, b: np.ndarray, radius: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    keys = [np.zeros(0, np.int64)]
-    for i, j in chunks:
-        near = np.bitwise_count(a[i] ^ b[j]) <= radius
-        keys.append(i[near] * len(b) + j[near])
-    i, j = np.divmod(np.unique(np.concatenate(keys)), max(len(b), 1))
-    return i, j, np.bitwise_count(a[i] ^ b[j]).astype(int)
+def _best_bands(n: int, m: int, radius: int) -> int:
+    """How many bands need the fewest steps: looking up more flips of wider bands, or comparing more candidates."""
+
+    def steps(bands: int) -> float:
+        if bands == 1:
+            return float(n * m)
+        width = -(-64 // bands)
+        looks = bands * sum(comb(width, flips) for flips in range(radius // bands + 1))
+        return looks * (LOOK * n + COMPARE * n * m / 2 ** (64 / bands) + PASS) + bands * 2**width
+
+    return min([1, *(bands for bands in range(3, 17) if radius // bands <= 64 // bands)], key=steps)
 
 
-def _every_pair(n: int, m: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def _every_pair(n: int, m: int, alone: bool) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     step = max(1, _CHUNK // max(m, 1))
     for start in range(0, n, step):
         i, j = np.meshgrid(np.arange(start, min(start + step, n)), np.arange(m), indexing="ij")
-        yield i.ravel(), j.ravel()
+        once = i < j if alone else slice(None)
+        yield i[once].ravel(), j[once].ravel()
 
 
-def _in_shared_bands(a: np.ndarray, b: np.ndarray, bands: int, flips: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Index pairs that differ in at most `flips` bits of one of the bands; some more than once."""
-    edges = np.linspace(0, 64, bands + 1).astype(int)
-    for low, high in pairwise(edges):
-        mask = np.uint64((1 << int(high - low)) - 1)
-        key_a, key_b = ((bits >> np.uint64(low) & mask).astype(np.int64) for bits in (a, b))
-        order, count = np.argsort(key_b, kind="stable"), np.bincount(key_b, minlength=int(mask) + 1)
-        start = np.cumsum(count) - count
-        patterns = np.arange(int(mask) + 1)
-        for flip in patterns[np.bitwise_count(patterns) <= flips]:
-            for i, k in _spans(count[key_a ^ flip]):
-                yield i, order[start[key_a[i] ^ flip] + k]
+def _in_band(
+    key_a: np.ndarray, key_b: np.ndarray, width: int, flips: int, alone: bool
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Places (i, j) of sorted keys that differ in at most `flips` of their `width` bits, each once.
+
+    `alone`: both are the same keys, and (j, i) is (i, j): of two keys that differ, the one looks up that has a 0 where
+    the highest of the differences is.
+    """
+    count = np.bincount(key_b, minlength=1 << width).astype(np.int32)
+    start = np.cumsum(count, dtype=np.int64) - count
+    everyone = np.arange(len(key_a))
+    for flip in _patterns(width, flips):
+        highest = np.int32(1 << (flip.bit_length() - 1) if flip else 0)
+        rows = np.flatnonzero(key_a & highest == 0) if alone and flip else everyone
+        wanted = key_a[rows] ^ np.int32(flip)
+        for k, nth in _spans(count[wanted]):
+            i, j = rows[k], start[wanted[k]] + nth
+            if alone and not flip:
+                i, j = i[i < j], j[i < j]
+            yield i, j
 
 
-def _spans(count: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """For each n of `count` its index and 0 to n - 1, in pieces of about _CHUNK."""
+def _patterns(width: int, flips: int) -> Iterator[int]:
+    """Numbers of `width` bits of which at most `flips` are set."""
+    for number in range(flips + 1):
+        for places in combinations(range(width), number):
+            yield sum(1 << place for place in places)
+
+
+def _spans(count: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray | int]]:
+    """For each n of `count` its index and each of 0 to n - 1, in pieces."""
     index = np.flatnonzero(count)
-    total = np.cumsum(count[index])
-    cuts = np.searchsorted(total, np.arange(_CHUNK, total[-1] if len(total) else 0, _CHUNK))
-    for piece in np.split(index, np.unique(cuts)):
-        n = count[piece]
-        yield np.repeat(piece, n), np.arange(n.sum()) - np.repeat(np.cumsum(n) - n, n)
+    for nth in range(LIGHT):  # most have few
+        yield index, nth
+        index = index[count[index] > nth + 1]
+        if not len(index):
+            return
+    left = count[index] - LIGHT
+    cuts = np.searchsorted(np.cumsum(left, dtype=np.int64), np.arange(_CHUNK, left.sum(dtype=np.int64), _CHUNK))
+    for piece in np.split(np.arange(len(index)), np.unique(cuts)):
+        n = left[piece].astype(np.int64)
+        yield np.repeat(index[piece], n), LIGHT + np.arange(n.sum()) - np.repeat(np.cumsum(n) - n, n)
 
 
 def cross(i: np.ndarray, j: np.ndarray, a: Groups, b: Groups, most: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
