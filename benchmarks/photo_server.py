@@ -206,6 +206,8 @@ class _Connection(asyncio.Protocol):
                 self.answer(target, last)
 
     def answer(self, target: bytes, last: bool) -> None:
+        if self.transport.is_closing():  # whoever asked is gone
+            return
         reply = self.site.reply(target)
         if reply.then == "reset":
             linger = struct.pack("ii", 1, 0)  # closing now sends RST instead of FIN
