@@ -9,11 +9,7 @@ import numpy as np
 
 _CHUNK = 2_000_000  # comparisons of hashes held at once
 LIGHT = 4  # hashes of a bucket that are taken one by one
-LOOK, COMPARE, PASS = (
-    0.3,
-    1.5,
-    4000,
-)  # of a bucket, of two hashes, of a flip: in the time that one of all with all takes
+LOOK, COMPARE, PASS = 1.2, 1.5, 8000  # a bucket, two hashes, a flip: each in comparisons of all with all
 
 
 class Groups(NamedTuple):

@@ -150,6 +150,7 @@ class _Adapter(BaseAdapter):
         self.client, self.web = client, web
 
     def send(self, request: requests.PreparedRequest, *_: Any, **__: Any) -> requests.Response:
+        """A GET through the client; nothing else is sent."""
         if request.method != "GET":
             raise requests.exceptions.InvalidSchema(f"{request.method}: this session can only get.")
 

@@ -71,7 +71,7 @@ def run_without(packages: tuple[str, ...], place, *words: str) -> subprocess.Com
 
 
 def test_a_scraping_command_loads_neither_pandas_nor_numpy_itself(place):
-    """Half of a short run would be their loading; the processes that decode need numpy."""
+    """They take a quarter of a second to load; the processes that decode need numpy."""
     with LoopbackWeb({"oak": photos("oak", range(12))}) as web:
         with_mirrors(place, web)
         done = run_without(("pandas", "numpy", "scipy", "cv2"), place, "scrape", "--per-class", "10")
