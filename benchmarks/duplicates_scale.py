@@ -8,10 +8,10 @@ copy 0 to 8 bits away. `skewed`: the same, with clusters as near-constant pictur
 most 3 bits from one centre, as many as are a hundredth of all, and of as many equal hashes again.
 
 Seconds and memory are of a process of its own: the seconds of the search alone, the memory of all of it, Python and
-numpy (30 MB) included. `recall` counts planted pairs that were found. With 10,000 hashes the pairs are also compared
-with those of a search that compares all with all, and must be the same. Equal hashes are one hash to all searches but
-imagededup's, which cannot do that. The peers come from `make peers`; what takes more than `--patience` seconds is said
-to.
+numpy (30 MB) included. `recall` counts planted pairs that were found. With 10,000 hashes the pairs are also counted by
+comparing all with all: `exact_at_10k` says whether the number is the same. Equal hashes are one hash to all searches
+but imagededup's, which cannot do that. The peers come from `make peers`; what takes more than `--patience` seconds is
+said to.
 """
 
 import argparse

@@ -177,9 +177,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--tools", default="ours,icrawler,img2dataset")
     parser.add_argument("--images", type=int, default=None, help="wanted [default: 1000, or 200 with --quick]")
     parser.add_argument("--repeats", type=int, default=1, help="runs of the best settings, of which the median counts")
-    parser.add_argument(
-        "--memory", action="store_true", help="our peak memory at 1,000 to 40,000 images, nothing else"
-    )
+    parser.add_argument("--memory", action="store_true", help="our peak memory at 1,000 to 40,000 images, nothing else")
     parser.add_argument("--threads", type=int, default=0, help="ours with another number of downloads at once")
     parser.add_argument("--per-host", type=int, default=0, help="ours with another limit a host")
     parser.add_argument("--home", type=Path, default=None, help="folder for the images [default: the temporary one]")
