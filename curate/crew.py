@@ -87,7 +87,7 @@ class Crew:
         self.recipe, self.sources, self.session = recipe, sources, session
         self.problems: dict[str, str] = {}
         self.odd_pages: dict[str, int] = {}
-        self.news = threading.Event()  # a page has come, or a download failed: something is to be started
+        self.news = threading.Event()  # a page has come, or a candidate brought nothing: start another
         self.closed = False
         self.searchers = ThreadPoolExecutor(SEARCHES, "search")
         self.decoders = Decoders()
@@ -152,6 +152,8 @@ class Crew:
 
         def examine(found: Found) -> None:
             fetch.outcome = _examined(row, found, self.recipe.min_side)
+            if not fetch.may_be_kept:
+                self.news.set()
 
         self._start_fetchers()
         self._to_fetch.put(bring)
