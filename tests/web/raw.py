@@ -89,7 +89,6 @@ class RawServer:
     def __init__(self, answers: dict[str, Answer | Sequence[Answer]]) -> None:
         self.answers = answers
         self.requests: list[tuple[float, str, dict[str, str]]] = []  # time, path, headers
-        self.at_once = self.most_at_once = 0
         self._lock = threading.Lock()
         self._server = _Server(("127.0.0.1", 0), partial(_Handler, self))
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True)
@@ -114,16 +113,10 @@ class RawServer:
     def arrive(self, path: str, headers: dict[str, str]) -> Answer:
         with self._lock:
             self.requests.append((time.monotonic(), path, headers))
-            self.at_once += 1
-            self.most_at_once = max(self.most_at_once, self.at_once)
             answers = self.answers.get(path, answer(status="404 Not Found"))
             if isinstance(answers, list | tuple):
                 return answers[min(len(self.times(path)), len(answers)) - 1]
             return answers
-
-    def leave(self) -> None:
-        with self._lock:
-            self.at_once -= 1
 
 
 class _Server(socketserver.ThreadingTCPServer):
@@ -149,9 +142,6 @@ class _Handler(socketserver.StreamRequestHandler):
             self.wfile.write(answer(status="404 Not Found"))
             return
         found = self.web.arrive(path, headers)
-        try:
-            with suppress(ConnectionError):  # the client hangs up, which is what many tests are about
-                for piece in [found] if isinstance(found, bytes) else found():
-                    self.wfile.write(piece)
-        finally:
-            self.web.leave()
+        with suppress(ConnectionError):  # the client hangs up, which is what many tests are about
+            for piece in [found] if isinstance(found, bytes) else found():
+                self.wfile.write(piece)
