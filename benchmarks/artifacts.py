@@ -83,13 +83,14 @@ def measured(truth: pd.DataFrame, photos: Path) -> tuple[pd.DataFrame, pd.DataFr
     opened, measures, cues, seconds = [], [], [], 0.0
     for row, file_name in enumerate(truth["file_name"]):
         try:
-            rgb = np.asarray(thumbnail(open_rgb(photos, file_name), SIDE))
+            image = open_rgb(photos, file_name)
         except ImageError as error:
             print(f"{file_name}: {error}", file=sys.stderr)
             continue
+        rgb = np.asarray(thumbnail(image, SIDE))
         start = time.process_time()
         reading = read(rgb)
-        measures.append(summarise(reading)[0])
+        measures.append({**summarise(reading)[0], "aspect_ratio": max(image.size) / min(image.size)})
         seconds += time.process_time() - start
         cues.append(reading.cues)
         opened.append(row)

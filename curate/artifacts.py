@@ -60,6 +60,7 @@ THRESHOLDS = {  # of 336 clear keepers 5 % lie beyond the limits marked 5 %, 2 %
     "cast": Threshold("illumination_cast", True, 18, 40, "illumination"),
     "lettering": Threshold("overlay_text", True, 0.55, 1.0, "overlay"),  # 5 %
     "blurred": Threshold("quality_sharpness", False, 8.7, 4, "quality"),
+    "odd size": Threshold("aspect_ratio", True, 2, 3.5, "quality"),
 }
 
 

@@ -58,8 +58,16 @@ def _rows(ledger: Ledger, labels: Sequence[str], license: str) -> Iterator[dict[
         for image in ledger.each_image(label):
             if permits(image["license"], image["license_basis"], license):
                 facts = {**image, "image_id": image["sha256"][:16], "status": "candidate"}
+                facts["aspect_ratio"] = _aspect_ratio(image["width"], image["height"])
                 yield {column: facts[column] for column in COLUMNS if column in facts}
 
 
+def _aspect_ratio(width: int, height: int) -> float:
+    """Longer over shorter side, to four digits."""
+    return float(f"{max(width, height) / min(width, height):.4g}")
+
+
 def _escaped(value: Any) -> Any:
+    if isinstance(value, float):
+        return f"{value:.6g}"
     return f"'{value}" if isinstance(value, str) and FORMULA.match(value) else value

@@ -26,6 +26,11 @@ COLUMNS = {
     "format": Column("text", "what the bytes are, whatever the suffix said: JPEG, PNG, WEBP, GIF, BMP, TIFF"),
     "bytes": Column("integer", "size of the file"),
     "phash": Column("text", "perceptual hash of imagehash, 16 hex digits; of a large JPEG up to 2 bits from it"),
+    "sharpness": Column("number", "standard deviation of the Laplacian at 120 pixels (shorter side), grey levels"),
+    "brightness": Column("number", "mean grey level, 0 (black) to 255"),
+    "contrast": Column("number", "standard deviation of the grey levels, 0 to 127.5"),
+    "entropy": Column("number", "of the histogram of the grey levels, bits, 0 (one level) to 8"),
+    "aspect_ratio": Column("number", "longer over shorter side, 1 or more"),
     # provenance
     "source": Column("text", "the source's name: bing, google, openverse, ..., contributed"),
     "query": Column("text", "what was asked"),

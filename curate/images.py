@@ -1,7 +1,8 @@
-"""Safe decoding of untrusted bytes: what they are, their pixels, their perceptual hash."""
+"""Safe decoding of untrusted bytes: what they are, their pixels, their perceptual hash and their quality."""
 
 import hashlib
 import io
+import math
 import re
 import struct
 import warnings
@@ -25,6 +26,9 @@ DAMAGED = (  # all that 70,000 damaged files raised
 )
 LOW_BAND = np.cos(np.pi * (2 * np.arange(32)[None] + 1) * np.arange(8)[:, None] / 64)  # DCT-II, the 8 lowest of 32
 HASHED_SIDE = 192  # pixels of the shorter side that are enough for a perceptual hash
+MEASURED_SIDE = 120  # of the shorter side, pixels, of the picture whose quality is measured
+LONGEST_MEASURED = 4096  # of the longer side of that picture, pixels: a strip is measured smaller
+GREYS = np.arange(256.0)
 ORIENTATION = 0x0112  # EXIF tag
 UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -43,7 +47,9 @@ def inspect(data: bytes) -> Picture:
 
     Of a JPEG every coefficient is read, but pixels are made at a half, a quarter or an eighth of its size, as long as
     HASHED_SIDE of them are left. `phash` then lies within 2 bits of the full picture's, on all of 1,249 photos
-    (`python -m benchmarks.phash`); further only where there is hardly more than noise or a fine, regular pattern.
+    (`python -m benchmarks.decode`); further only where there is hardly more than noise or a fine, regular pattern.
+    Of the 245 photos among them that are made smaller, the sharpness is within 10 % of the full picture's, brightness
+    and contrast within a grey level, the entropy within 0.5 bits.
 
     Raises:
         ImageError: no allowed format, too many pixels, or damaged.
@@ -55,7 +61,7 @@ def inspect(data: bytes) -> Picture:
         turn = _turn(image)
         gray = _to_gray(_turned(image, turn))
     width, height = reversed(size) if turn in SIDEWAYS else size
-    return Picture(hashlib.sha256(data).hexdigest(), width, height, kind, len(data), phash(gray))
+    return Picture(hashlib.sha256(data).hexdigest(), width, height, kind, len(data), phash(gray), **quality(gray))
 
 
 def decode(data: bytes) -> Image.Image:
@@ -72,11 +78,50 @@ def decode(data: bytes) -> Image.Image:
 def phash(image: Image.Image) -> str:
     """The 64-bit perceptual hash of imagehash.phash as 16 hex digits (DCT of 32 x 32, 8 x 8 lowest frequencies).
 
-    The same bits, without all of scipy, which imagehash loads at its first hash.
+    The same bits in the same order, without all of scipy, which imagehash loads at its first hash.
     """
     pixels = np.asarray(image.convert("L").resize((32, 32), Image.Resampling.LANCZOS), np.float64)
     low = np.round(LOW_BAND @ pixels @ LOW_BAND.T, 6)  # what is nothing but rounding errors is 0, in flat pictures
-    return str(imagehash.ImageHash(low > np.median(low)))
+    median = np.sort(low, axis=None)[31:33].mean()
+    return str(imagehash.ImageHash(low > median))
+
+
+def quality(gray: Image.Image) -> dict[str, float]:
+    """`sharpness`, `brightness`, `contrast` and `entropy` of a grey picture, as `columns.COLUMNS` says, to four digits.
+
+    All at one size, MEASURED_SIDE, so that they hardly depend on the size of the file, and not on that of its decoding;
+    what is smaller is measured as it is.
+
+    Args:
+        gray: of mode L.
+    """
+    small = _at_measured_size(gray)
+    share = np.array(small.histogram()) / (small.width * small.height)
+    brightness = share @ GREYS
+    occurring = share[share > 0]
+    measures = {
+        "sharpness": laplacian_deviation(np.asarray(small)),
+        "brightness": brightness,
+        "contrast": math.sqrt(share @ (GREYS - brightness) ** 2),
+        "entropy": occurring @ np.log2(1 / occurring),
+    }
+    return {name: float(f"{value:.4g}") for name, value in measures.items()}
+
+
+def laplacian_deviation(pixels: np.ndarray) -> float:
+    """Standard deviation of the Laplacian of (h, w) uint8, grey levels; beyond its edge a picture goes on as it ends.
+
+    The variance of the Laplacian measures focus: Pech-Pacheco et al., "Diatom autofocusing in brightfield microscopy",
+    ICPR 2000. Such a Laplacian is 0 in the mean: what a pixel differs by from its neighbour, that differs by from it.
+    """
+    levels = pixels.astype(np.int16)
+    laplacian = np.zeros_like(levels)
+    across, down = levels[:, 1:] - levels[:, :-1], levels[1:] - levels[:-1]
+    laplacian[:, :-1] += across
+    laplacian[:, 1:] -= across
+    laplacian[:-1] += down
+    laplacian[1:] -= down
+    return math.sqrt(np.square(laplacian, dtype=np.float32).mean())
 
 
 def open_rgb(root: Path, file_name: str) -> Image.Image:
@@ -86,6 +131,19 @@ def open_rgb(root: Path, file_name: str) -> Image.Image:
         CurateError: as `locate`. ImageError: damaged.
     """
     return decode(locate(root, file_name).read_bytes())
+
+
+def open_gray(root: Path, file_name: str, side: int) -> np.ndarray:
+    """(h, w) uint8, upright; of a large JPEG made at a half, a quarter or an eighth of its size, at least `side` long.
+
+    Raises:
+        CurateError: as `locate`. ImageError: damaged.
+    """
+    with _opened(locate(root, file_name).read_bytes()) as image:
+        shorter = max(1, side * min(image.size) // max(image.size))
+        image.draft("L", (side, shorter) if image.width >= image.height else (shorter, side))
+        image.load()
+        return np.asarray(_to_gray(_turned(image, _turn(image))))
 
 
 def square(image: Image.Image, side: int) -> np.ndarray:
@@ -133,6 +191,18 @@ def _turned(image: Image.Image, turn: Image.Transpose | None) -> Image.Image:
 
 def _to_gray(image: Image.Image) -> Image.Image:
     return image if image.mode == "L" and "transparency" not in image.info else _to_rgb(image).convert("L")
+
+
+def _at_measured_size(gray: Image.Image) -> Image.Image:
+    """Each pixel the mean of those that it stands for; never enlarged."""
+    width, height = gray.size
+    scale = min(MEASURED_SIDE / min(gray.size), LONGEST_MEASURED / max(gray.size))
+    if scale >= 1:
+        return gray
+    columns, rows = max(1, round(scale * width)), max(1, round(scale * height))
+    if width % columns == 0 and height % rows == 0:
+        return gray.reduce((width // columns, height // rows))  # the same, four times as quick
+    return gray.resize((columns, rows), Image.Resampling.BOX, reducing_gap=2.0)
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 import sqlalchemy as sa
 
 from curate.errors import CurateError
-from curate.schema import cursors, decisions, fetches, open_database
-from curate.words import REASONS, VERDICTS
+from curate.schema import QUALITY, cursors, decisions, fetches, open_database
+from curate.words import PAIR_VERDICTS, REASONS, VERDICTS
 
 FULL = 65_536  # bytes: with less than that free, SQLite cannot write
 BUSY = 5  # times that a batch is tried when another process takes the same bytes in the same moment
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 LICENSE = ("license", "license_url", "license_basis", "attribution", "creator")
 CANDIDATE = ("fetch_id", "url", "source", "title", "license", "license_basis")  # what a fetch needs to know
-FACTS = ("sha256", "file_name", "width", "height", "format", "bytes", "phash")
+FACTS = ("sha256", "file_name", "width", "height", "format", "bytes", "phash", *QUALITY)
 _DONE = (
     fetches.update()
     .where(fetches.c.fetch_id == sa.bindparam("key"))
@@ -43,12 +43,13 @@ _DONE = (
 
 
 class Decision(NamedTuple):
-    """One judgement of one image.
+    """One judgement of one image, or of two.
 
     Attributes:
-        verdict: accept, reject, relabel (accept under `label`), skip, undo.
+        verdict: accept, reject, relabel (accept under `label`), skip, undo; same or different, of two images.
         reason: of a rejection, one of `words.REASONS`.
         label: of a relabel, the class it belongs to.
+        other: of a judgement of two images, the second one.
         undoes: of an undo, the decision_id taken back.
         batch: the same for decisions made in one step, so that one undo takes them all back.
         decision_id: made by whoever decides (a browser too): the same id twice is stored once.
@@ -58,6 +59,7 @@ class Decision(NamedTuple):
     verdict: str
     reason: str | None = None
     label: str | None = None
+    other: str | None = None
     undoes: str | None = None
     batch: str | None = None
     reviewer: str = "local"
@@ -72,7 +74,7 @@ class Outcome(NamedTuple):
         state: ok, refused (by the recipe), failed; repeated, where it is known beforehand.
         cause: of what is not ok: short, and the same for the same kind of failure.
         transient: whether it is worth trying again in another run.
-        facts: of an image: `sha256`, `file_name`, `width`, `height`, `format`, `bytes`, `phash`.
+        facts: of an image, as in `FACTS`.
         tried: whether the address was asked for at all, which counts as an attempt.
     """
 
@@ -150,6 +152,19 @@ class Ledger:
         undone = set(past.loc[past["verdict"] == "undo", "undoes"])
         valid = past[past["verdict"].isin(["accept", "reject", "relabel"]) & ~past["decision_id"].isin(undone)]
         return valid.drop_duplicates("image_id", keep="last").set_index("image_id")
+
+    def judged_pairs(self) -> pd.DataFrame:
+        """What persons said of two images: `first`, `second`, `verdict` (same, different), `reviewer`, `decision_id`.
+
+        The last word on each pair counts, undone ones do not.
+        """
+        past = self.history()
+        undone = set(past.loc[past["verdict"] == "undo", "undoes"])
+        valid = past[past["verdict"].isin(PAIR_VERDICTS) & ~past["decision_id"].isin(undone)]
+        pair = [frozenset(images) for images in valid[["image_id", "other"]].itertuples(index=False)]
+        last = valid.assign(pair=pair).drop_duplicates("pair", keep="last")
+        names = {"image_id": "first", "other": "second"}
+        return last.rename(columns=names)[["first", "second", "verdict", "reviewer", "decision_id"]]
 
     def add_page(
         self,
@@ -324,6 +339,8 @@ def _checked(decision: Decision) -> dict[str, Any]:
         raise CurateError(f"reason {decision.reason!r} of a rejection is none of {', '.join(REASONS)}.")
     if decision.verdict == "relabel" and not decision.label:
         raise CurateError("a relabel needs the label of the class that the image belongs to.")
+    if decision.verdict in PAIR_VERDICTS and decision.other in (None, "", decision.image_id):
+        raise CurateError(f"{decision.verdict} is said of two images: the other one is missing.")
     if decision.verdict == "undo" and not decision.undoes:
         raise CurateError("an undo needs the decision_id that it takes back.")
     row = decision._asdict()

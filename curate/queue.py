@@ -15,6 +15,7 @@ from curate.balance import LIMIT, SPARE, doubt
 from curate.decide import apply_decisions
 from curate.ledger import Decision
 from curate.manifest import require_columns
+from curate.words import PAIR_VERDICTS
 
 JUDGED = ("accept", "reject", "relabel")
 
@@ -93,6 +94,8 @@ class ReviewQueue:
     def add(self, decision: Decision) -> None:
         """Fold in one decision of the ledger, in the ledger's order; one that is known already changes nothing."""
         if decision.decision_id in self._past:
+            return
+        if decision.verdict in PAIR_VERDICTS:
             return
         touched = [decision.image_id, *self._copies.get(decision.image_id, ())]
         for image_id in touched:

@@ -8,6 +8,8 @@ import sqlalchemy as sa
 
 LOCKED = 30  # seconds that one process waits for another to be done
 
+QUALITY = ("sharpness", "brightness", "contrast", "entropy")
+
 schema = sa.MetaData()
 fetches = sa.Table(
     "fetches",
@@ -36,6 +38,7 @@ fetches = sa.Table(
     sa.Column("format", sa.Text),
     sa.Column("bytes", sa.Integer),
     sa.Column("phash", sa.Text),
+    *(sa.Column(name, sa.Float) for name in QUALITY),  # missing where it was decoded before they were measured
     sa.Column("fetched_at", sa.Text),
     sa.Index("fetches_by_state", "label", "state"),
 )
@@ -66,6 +69,7 @@ decisions = sa.Table(
     sa.Column("verdict", sa.Text, nullable=False),
     sa.Column("reason", sa.Text),
     sa.Column("label", sa.Text),
+    sa.Column("other", sa.Text),
     sa.Column("undoes", sa.Text),
     sa.Column("batch", sa.Text),
     sa.Column("reviewer", sa.Text, nullable=False),
@@ -88,13 +92,14 @@ def open_database(url: str) -> sa.Engine:
         schema.create_all(connection)
         connection.commit()
     _add_license_to_cursors(engine)
+    _add_columns(engine, fetches, QUALITY)  # nothing is known of the quality of images that were decoded before
+    _add_columns(engine, decisions, ("other",))
     return engine
 
 
 def _add_license_to_cursors(engine: sa.Engine) -> None:
     """Ledgers of before searches had a licence filter: their cursors are those of searches without one."""
-    columns = {column["name"] for column in sa.inspect(engine).get_columns("cursors")}
-    if "license" in columns:
+    if "license" in _columns(engine, "cursors"):
         return
     with engine.begin() as connection:
         old = sa.Table("cursors", sa.MetaData(), autoload_with=connection)
@@ -103,6 +108,24 @@ def _add_license_to_cursors(engine: sa.Engine) -> None:
         cursors.create(connection)
         if rows:
             connection.execute(cursors.insert(), rows)
+
+
+def _add_columns(engine: sa.Engine, table: sa.Table, names: tuple[str, ...]) -> None:
+    """Columns that ledgers of earlier versions do not have; empty in their rows."""
+    for name in names:
+        if name in _columns(engine, table.name):
+            continue
+        kind = table.c[name].type.compile(engine.dialect)
+        try:
+            with engine.begin() as connection:
+                connection.execute(sa.DDL(f"ALTER TABLE {table.name} ADD COLUMN {name} {kind}"))
+        except sa.exc.DBAPIError:
+            if name not in _columns(engine, table.name):  # else another process was quicker
+                raise
+
+
+def _columns(engine: sa.Engine, table: str) -> set[str]:
+    return {column["name"] for column in sa.inspect(engine).get_columns(table)}
 
 
 def _sqlite_settings(connection: sqlite3.Connection, _: Any) -> None:

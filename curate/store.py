@@ -15,7 +15,7 @@ class ImageError(Exception):
 
 
 class Picture(NamedTuple):
-    """What decoding found out about an image; `width` and `height` are of the upright picture."""
+    """What decoding found out about an image, as `columns.COLUMNS` says of each."""
 
     sha256: str
     width: int
@@ -23,6 +23,10 @@ class Picture(NamedTuple):
     format: str
     bytes: int
     phash: str
+    sharpness: float
+    brightness: float
+    contrast: float
+    entropy: float
 
 
 def store(root: Path, data: bytes, picture: Picture) -> str:

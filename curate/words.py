@@ -3,5 +3,6 @@
 STATUSES = ("candidate", "accepted", "rejected", "duplicate")
 SPLITS = ("train", "val", "test")
 REASONS = ("off_topic", "polished_product", "multiple_objects", "background", "illumination", "overlay", "low_quality")
-VERDICTS = ("accept", "reject", "relabel", "skip", "undo")
+PAIR_VERDICTS = ("same", "different")  # of two images: whether they are copies of one photograph
+VERDICTS = ("accept", "reject", "relabel", "skip", *PAIR_VERDICTS, "undo")
 LICENSE_BASES = ("asserted", "filter", "unknown")

@@ -195,6 +195,12 @@ def test_a_flag_names_measure_value_and_limit_and_missing_values_raise_none():
     assert artifact_score(table).to_dict() == pytest.approx({7: 3.7 / 4.7, 8: 0.0, 9: 0.0})
 
 
+def test_a_picture_more_than_twice_as_long_as_wide_is_flagged():
+    table = pd.DataFrame({"aspect_ratio": [1.5, 2.0, 2.75]})
+    assert flags(table).tolist() == ["", "", "aspect_ratio=2.75 (> 2)"]
+    assert artifact_score(table).tolist() == [0, 0, 0.5]
+
+
 def test_a_damaged_file_is_a_row_with_its_cause(tmp_path):
     (tmp_path / "damaged.jpg").write_bytes(b"\xff\xd8\xff no picture")
     Image.fromarray(stone(plain((255, 255, 255)), (128, 96), 60)).resize((1024, 768)).save(tmp_path / "stone.png")

@@ -23,6 +23,8 @@ def ledger(tmp_path):
         for n, row in enumerate(sorted((r for c in ("oak", "elm") for r in ledger.pending(c)), key=lambda r: r["url"])):
             facts = {"sha256": f"{n:x}" * 64, "file_name": f"images/{n}.jpg", "width": 640, "height": 480}
             facts |= {"format": "JPEG", "bytes": 1000 + n, "phash": "0" * 16}
+            if row["url"] != "u2":  # it came before the quality was measured
+                facts |= {"sharpness": 0.0123, "brightness": 127.5, "contrast": 60.0, "entropy": 0.0}
             ok = Outcome(row["fetch_id"], "ok", facts=facts)
             ledger.settle([ok if row["url"] != "u3" else Outcome(row["fetch_id"], "failed", "404")])
         yield ledger
@@ -44,6 +46,9 @@ def test_what_is_written_is_read_again_as_it_was(tmp_path, ledger):
     assert table["url"].tolist() == ["u0", "u2", "u4", "u1"]
     assert table["title"][0] == '=HYPERLINK("x")'
     assert table["creator"][3] == "'-x"
+    assert table["aspect_ratio"].tolist() == [1.333] * 4
+    assert table["sharpness"].fillna(-1).tolist() == [0.0123, -1, 0.0123, 0.0123]
+    assert table.loc[0, ["brightness", "contrast", "entropy"]].tolist() == [127.5, 60, 0]
     same = read_manifest(tmp_path / "m.parquet")[table.columns].replace("", np.nan)
     pd.testing.assert_frame_equal(same, table)
 

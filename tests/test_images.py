@@ -1,4 +1,5 @@
 import io
+import json
 import os
 import socket
 import struct
@@ -9,10 +10,10 @@ import zlib
 import imagehash
 import numpy as np
 import pytest
-from PIL import Image, ImageOps
+from PIL import Image, ImageFilter, ImageOps
 
 from curate.errors import CurateError
-from curate.images import decode, inspect, phash
+from curate.images import decode, inspect, phash, quality
 from curate.store import ImageError, locate, remove_leftovers, store
 
 
@@ -129,6 +130,96 @@ def test_decoding_at_a_reduced_size_tells_the_size_and_hardly_another_hash(size,
         picture = inspect(data)
         assert (picture.width, picture.height, picture.bytes) == (*size, len(data))
         assert imagehash.hex_to_hash(picture.phash) - imagehash.phash(decode(data)) <= 2
+
+
+def measured(pixels: list | np.ndarray) -> dict[str, float]:
+    return quality(Image.fromarray(np.asarray(pixels, np.uint8)))
+
+
+def test_a_flat_picture_has_its_grey_level_and_nothing_else():
+    flat = measured(np.full((300, 400), 128))
+    assert flat == {"sharpness": 0, "brightness": 128, "contrast": 0, "entropy": 0}
+    assert "-" not in json.dumps(flat)
+
+
+def test_half_black_half_white_is_one_bit():
+    """The Laplacian is 255 and -255 in the two columns where the halves meet, of 100: 255 sqrt(2 / 100) = 36.06."""
+    halves = np.repeat([[0] * 50 + [255] * 50], 80, axis=0)
+    assert measured(halves) == {"sharpness": 36.06, "brightness": 127.5, "contrast": 127.5, "entropy": 1}
+
+
+def test_a_checkerboard_is_as_sharp_as_can_be():
+    """Each pixel differs by 255 from its neighbours: 4 in the 36 inner ones of 8 x 8, 3 at the 24 edges, 2 at corners.
+
+    255 sqrt((36 * 16 + 24 * 9 + 4 * 4) / 64) = 906.05.
+    """
+    board = np.indices((8, 8)).sum(axis=0) % 2 * 255
+    assert measured(board) == {"sharpness": 906.1, "brightness": 127.5, "contrast": 127.5, "entropy": 1}
+
+
+def test_four_grey_levels_in_equal_parts_are_two_bits():
+    """Their mean is 75, their variance (75^2 + 25^2 + 25^2 + 75^2) / 4 = 3125; one row: 50, 0, 0 and -50."""
+    assert measured([[0, 50, 100, 150]]) == {"sharpness": 35.36, "brightness": 75, "contrast": 55.9, "entropy": 2}
+
+
+@pytest.mark.parametrize("size", [(3000, 2000), (640, 480), (400, 300)])
+def test_the_more_a_picture_is_blurred_the_less_sharp_it_is(size):
+    picture = photo(0, *size)
+    radii = [radius * size[1] / 480 for radius in (0, 2, 4, 8)]
+    blurred = [encoded(picture.filter(ImageFilter.GaussianBlur(radius)), "JPEG", quality=90) for radius in radii]
+    found = [inspect(data).sharpness for data in blurred]
+    assert found == sorted(found, reverse=True)
+    assert found[0] > 2 * found[-1]
+
+
+@pytest.mark.parametrize("size", [(3000, 2000), (1600, 1200), (640, 480), (400, 400)])
+def test_the_quality_is_hardly_another_one_when_decoded_at_a_reduced_size(size):
+    for seed in range(3):
+        data = encoded(photo(seed, *size), "JPEG", quality=90)
+        reduced, full = inspect(data), quality(decode(data).convert("L"))
+        assert reduced.sharpness == pytest.approx(full["sharpness"], rel=0.06)
+        assert reduced.brightness == pytest.approx(full["brightness"], abs=1)
+        assert reduced.contrast == pytest.approx(full["contrast"], abs=1)
+        assert reduced.entropy == pytest.approx(full["entropy"], abs=0.1)
+
+
+def halves(width: int, height: int) -> Image.Image:
+    """Black on the left, white on the right."""
+    return Image.fromarray(np.repeat([[0] * (width // 2) + [255] * (width // 2)], height, axis=0).astype(np.uint8))
+
+
+def greys(*levels: int) -> list[Image.Image]:
+    return [Image.new("L", (40, 30), level) for level in levels]
+
+
+@pytest.mark.parametrize(
+    ("data", "brightness", "contrast", "entropy"),
+    [
+        (encoded(Image.new("L", (1, 1), 77), "PNG"), 77, 0, 0),
+        (encoded(halves(30_000, 10), "PNG"), 127.5, 127.5, 1),
+        (encoded(halves(30_000, 10).transpose(Image.Transpose.ROTATE_90), "JPEG", quality=100), 127.5, 127.5, 1),
+        (encoded(halves(40, 30).convert("1"), "PNG"), 127.5, 127.5, 1),
+        (encoded(greys(100)[0], "GIF", save_all=True, append_images=greys(200, 0)), 100, 0, 0),
+        (encoded(Image.new("RGBA", (40, 30), (0, 0, 0, 0)), "PNG"), 255, 0, 0),
+        (encoded(Image.new("LA", (40, 30), (0, 128)), "PNG"), 127, 0, 0),
+        (encoded(Image.fromarray(np.full((30, 40), 32768, np.uint16)), "PNG"), 127, 0, 0),
+        (encoded(Image.fromarray(np.full((30, 40), 0.5, np.float32)), "TIFF"), 0, 0, 0),
+        (encoded(Image.new("CMYK", (40, 30), (0, 0, 0, 255)), "JPEG"), 0, 0, 0),
+    ],
+    ids=["1x1", "strip", "upright strip", "1 bit", "animation", "clear", "half clear", "16 bit", "float", "CMYK"],
+)
+def test_the_quality_of_an_unusual_file_is_a_number_too(data, brightness, contrast, entropy):
+    picture = inspect(data)
+    assert (picture.brightness, picture.contrast, picture.entropy) == (brightness, contrast, entropy)
+    json.dumps(picture, allow_nan=False)
+
+
+def test_the_quality_of_a_turned_file_is_that_of_the_upright_picture():
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    plain, turned = (inspect(encoded(halves(640, 480), "JPEG", **options)) for options in ({}, {"exif": exif}))
+    assert (turned.width, turned.height) == (480, 640)
+    assert turned[-4:] == plain[-4:]
 
 
 def test_decoding_at_a_reduced_size_finds_the_same_damage():

@@ -1,10 +1,13 @@
 import sqlite3
+import subprocess
+import sys
 import threading
 
 import pytest
 
 from curate.errors import CurateError
 from curate.ledger import Decision, Ledger, Outcome
+from curate.schema import QUALITY
 
 
 @pytest.fixture
@@ -151,6 +154,32 @@ def test_a_ledger_of_before_searches_had_a_licence_keeps_its_cursors(tmp_path):
         with Ledger(tmp_path / "old.db") as ledger:
             assert ledger.cursor("oak", "bing", "q")["cursor"] == "36"
             ledger.add_page("oak", "bing", "q", offers("u1"), "36", 2, "cc")
+
+
+OPEN = "import sys; from curate.ledger import Ledger; print('.'); input(); Ledger(sys.argv[1]).close()"
+
+
+def test_a_ledger_of_before_quality_was_measured_gains_its_columns_from_two_processes_at_once(tmp_path):
+    with Ledger(tmp_path / "old.db") as ledger:
+        ledger.add_page("oak", "bing", "q", offers("u1", "u2"), None, 2)
+        one, two = (row["fetch_id"] for row in ledger.pending("oak"))
+        ledger.settle([ok(one, "a")])
+    with sqlite3.connect(tmp_path / "old.db") as old:
+        for name in QUALITY:
+            old.execute(f"ALTER TABLE fetches DROP COLUMN {name}")
+    old.close()
+    command, pipe = [sys.executable, "-c", OPEN, str(tmp_path / "old.db")], subprocess.PIPE
+    both = [subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True) for _ in range(2)]
+    assert [process.stdout.readline() for process in both] == [".\n", ".\n"]
+    for process in both:
+        process.stdin.write("\n")
+        process.stdin.flush()
+    assert [process.communicate()[1] for process in both] == ["", ""]
+    with Ledger(tmp_path / "old.db") as ledger:
+        ledger.settle([Outcome(two, "ok", facts={"sha256": "b", "sharpness": 12.5, "entropy": 7.0})])
+        table = ledger.images().set_index("sha256")[list(QUALITY)]
+    assert table.loc["a"].isna().all()
+    assert table.loc["b"].dropna().to_dict() == {"sharpness": 12.5, "entropy": 7.0}
 
 
 def test_writers_on_two_threads_lose_nothing(tmp_path):
