@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +31,9 @@ class RowCache:
 
     def __contains__(self, key: str) -> bool:
         return key in self._where
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._where)
 
     def append(self, keys: list[str], rows: np.ndarray) -> None:
         """Keep rows (n, ...) under their n keys; on disk after `flush`, which happens by itself every 256 rows."""

@@ -1,7 +1,9 @@
+"""All pairs of hashes within a distance are found, each once, whatever the data."""
+
 import numpy as np
 import pytest
 
-from curate.hamming import each_near, near
+from curate.hamming import each_near, near, pairs_within
 
 
 def hashes(kind: str, n: int) -> np.ndarray:
@@ -28,6 +30,18 @@ def test_each_pair_is_found_and_found_once(kind, radius):
     assert set(found) == all_with_all(a, b, radius)
 
 
+@pytest.mark.parametrize("radius", [0, 1, 4, 8, 12])
+@pytest.mark.parametrize("kind", ["chance", "alike"])
+@pytest.mark.parametrize("few", [0, 1, 3])
+def test_a_few_are_found_among_many(few, kind, radius, monkeypatch):
+    monkeypatch.setattr("curate.hamming._best_bands", lambda n, m, radius: 4)
+    many = hashes(kind, 40_000)
+    a = np.unique(np.append(many[:few] ^ np.uint64(5), many[5 : 5 + few]))
+    found = list(zip(*(column.tolist() for column in near(a, many, radius)), strict=True))
+    assert len(found) == len(set(found))
+    assert set(found) == all_with_all(a, many, radius)
+
+
 @pytest.mark.parametrize("radius", [0, 3, 8, 13, 30])
 @pytest.mark.parametrize("n", [0, 1, 2, 700])
 @pytest.mark.parametrize("kind", ["chance", "alike"])
@@ -44,3 +58,20 @@ def test_the_number_of_bands_changes_nothing(bands, monkeypatch):
     monkeypatch.setattr("curate.hamming._best_bands", lambda n, m, radius: bands)
     found = {pair for piece in each_near(a, None, 6) for pair in zip(*(c.tolist() for c in piece), strict=True)}
     assert found == {(i, j, d) for i, j, d in all_with_all(a, a, 6) if i < j}
+
+
+@pytest.mark.parametrize("radius", [0, 1, 3, 4, 7, 8, 10, 12, 15, 16, 21, 40, 47, 48, 64])
+def test_pairs_within_is_exact(radius):
+    """Against brute force, on hashes in clusters and with repeats."""
+    rng = np.random.default_rng(radius)
+    seeds = rng.integers(0, 2**64, 12, dtype=np.uint64)
+    flips = (rng.random((150, 64)) < rng.random((150, 1)) * 0.3) @ (np.uint64(1) << np.arange(64, dtype=np.uint64))
+    bits = np.append(rng.choice(seeds, 150) ^ flips.astype(np.uint64), np.repeat(seeds[:2], 5))
+    i, j = np.triu_indices(len(bits), 1)
+    near = np.bitwise_count(bits[i] ^ bits[j]) <= radius
+    assert pairs_within(bits, radius).tolist() == np.stack([i, j], axis=1)[near].tolist()
+
+
+def test_pairs_within_nothing_is_nothing():
+    assert pairs_within(np.zeros(0, np.uint64), 8).shape == (0, 2)
+    assert pairs_within(np.array([7], np.uint64), 64).shape == (0, 2)
