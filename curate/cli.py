@@ -115,17 +115,34 @@ def dedup(
     manifest: Annotated[Path, typer.Argument(help="Manifest to read.")] = MANIFESTS / "scraped.csv",
     out: Annotated[Path, typer.Option("--out", "-o", help="Manifest to write.")] = MANIFESTS / "unique.csv",
     data: DataRoot = Path("data"),
+    ledger: LedgerUrl = "",
+    report: Annotated[bool, typer.Option("--report", help="Write a page of the copies beside the manifest.")] = False,
+    against: Annotated[
+        Path | None, typer.Option(help="Reject what this other manifest holds too: its test set must stay unseen.")
+    ] = None,
+    against_data: Annotated[Path | None, typer.Option(help="The data root of that. [default: the same]")] = None,
+    jobs: Jobs = 2,
 ) -> None:
-    """Mark copies of the same photograph, the best one kept: curate dedup manifests/scraped.csv"""
+    """Mark copies of the same photograph, the best one kept: curate dedup manifests/scraped.csv --report"""
     from curate.console import progress_bars
-    from curate.dedup import find_copies, mark_duplicates
+    from curate.copies_page import write_copies
+    from curate.ledger import Ledger, ledger_url
     from curate.manifest import read_manifest, write_manifest
+    from curate.wiring import deduplicate, keep_apart
 
     table = read_manifest(manifest)
-    with progress_bars() as progress:
-        pairs = find_copies(table, data, progress=progress)
-    marked = mark_duplicates(table, pairs)
+    other = read_manifest(against) if against else None
+    with Ledger(ledger_url(ledger, data)) as book, progress_bars() as progress:
+        marked, pairs = deduplicate(table, data, book, jobs, progress)
+        if against and other is not None:
+            marked, leaks = keep_apart(marked, data, other, against_data or data, against.name, jobs, progress)
     write_manifest(marked, out)
+    if report:
+        page = out.with_name(f"{out.stem}-copies.html")
+        write_copies(marked, pairs, data, page)
+        typer.echo(f"the copies side by side: {page}")
+    if against:
+        typer.echo(f"{leaks} of {len(marked)} images are in {against} too, and rejected")
     copies, conflicts = (marked["status"] == "duplicate").sum(), marked["label_conflict"].notna().sum()
     typer.echo(f"{copies} of {len(marked)} images are copies, {conflicts} lie under two classes: {out}")
 
@@ -282,17 +299,20 @@ def split(
     data: DataRoot = Path("data"),
     val_share: Annotated[float, typer.Option(min=0.01, max=0.49)] = 0.1,
     test_share: Annotated[float, typer.Option(min=0.01, max=0.49)] = 0.1,
+    ledger: LedgerUrl = "",
     seed: Seed = 0,
 ) -> None:
     """Split the accepted images 80:10:10, copies kept together: curate split manifests/balanced.csv"""
     from curate.console import progress_bars
     from curate.dedup import find_copies
+    from curate.duplicates import settled
+    from curate.ledger import Ledger, ledger_url
     from curate.manifest import read_manifest, write_manifest
     from curate.split import split as run
 
     table = read_manifest(manifest)
-    with progress_bars() as progress:
-        pairs = find_copies(table, data, progress=progress)
+    with Ledger(ledger_url(ledger, data)) as book, progress_bars() as progress:
+        pairs = settled(find_copies(table, data, progress=progress), book.judged_pairs())
     table = run(table, val_share=val_share, test_share=test_share, seed=seed, copies=pairs)
     write_manifest(table, out or manifest)
     counts = table["split"].value_counts()

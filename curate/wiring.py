@@ -16,8 +16,11 @@ import pandas as pd
 from curate.audit import Explain, Heads, audit
 from curate.balance import Balanced, ClassPlan, Search, balance, bar_copies, plan, prepare, undecided
 from curate.collected import collected
+from curate.columns import COLUMNS
 from curate.console import Bars
-from curate.dedup import find_copies, mark_duplicates
+from curate.decide import apply_decisions
+from curate.dedup import PAIR_COLUMNS, find_copies, find_leaks
+from curate.duplicates import mark_duplicates, mark_leaks, settled
 from curate.errors import CurateError
 from curate.ledger import Ledger
 from curate.recipe import Recipe
@@ -80,35 +83,38 @@ class Model:
         )
 
 
-class Copies:
-    """The verified pairs of a growing table: each image is compared when it is first seen."""
+def deduplicate(
+    manifest: pd.DataFrame, root: Path, ledger: Ledger, jobs: int, progress: Bars
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The manifest with its copies marked, by the decisions in force, and the verified pairs.
 
-    def __init__(self, manifest: pd.DataFrame, root: Path, progress: Bars) -> None:
-        """What `curate dedup` has been through is not compared again, but for what it linked: see `_linked`."""
-        self.root, self.progress = root, progress
-        self.seen = set(manifest["image_id"]) - _linked(manifest) if "duplicate_of" in manifest else set[str]()
-        self.linked = _linked(manifest)
-        self.pairs = pd.DataFrame(columns=["first", "second", "distance", "check", "flipped"])
+    What was rejected, in whatever manifest, is a copy to stay away from.
+    """
+    standing = ledger.standing()
+    table = apply_decisions(manifest, standing)
+    elsewhere = rejected_elsewhere(ledger, standing, set(manifest["image_id"]))
+    everything = pd.concat([table, elsewhere], ignore_index=True) if len(elsewhere) else table
+    judged = ledger.judged_pairs()
+    pairs = settled(find_copies(everything, root, jobs=jobs, progress=progress), judged)
+    marked = mark_duplicates(everything, pairs, judged)
+    return marked.iloc[: len(manifest)].set_axis(manifest.index), pairs
 
-    def new_of(self, manifest: pd.DataFrame) -> pd.DataFrame:
-        """The verified pairs of all images that came since."""
-        if self.linked:
-            among = manifest[manifest["image_id"].isin(self.linked)]
-            self._compare(among, self.linked)
-            self.linked = set()
-        if new := set(manifest["image_id"]) - self.seen:
-            self._compare(manifest, new)
-        return self.pairs
 
-    def links(self, manifest: pd.DataFrame) -> pd.DataFrame:
-        """All links of a marked table, columns `first` and `second`: those found, and those the manifest names."""
-        marked = [manifest[["image_id", column]].dropna() for column in ("duplicate_of", "label_conflict")]
-        return pd.concat([self.pairs, *(link.set_axis(["first", "second"], axis=1) for link in marked)])
+def keep_apart(
+    manifest: pd.DataFrame, root: Path, other: pd.DataFrame, other_root: Path, name: str, jobs: int, progress: Bars
+) -> tuple[pd.DataFrame, int]:
+    """The manifest without the images that another one holds too, and how many those are."""
+    leaks = find_leaks(manifest, root, other, other_root, jobs=jobs, progress=progress)
+    return mark_leaks(manifest, leaks, name), leaks.dropna(subset=["second"])["first"].nunique()
 
-    def _compare(self, manifest: pd.DataFrame, new: set[str]) -> None:
-        fresh = find_copies(manifest, self.root, new_ids=new, progress=self.progress)
-        self.pairs = pd.concat([self.pairs, fresh], ignore_index=True) if len(self.pairs) else fresh
-        self.seen |= new
+
+def rejected_elsewhere(ledger: Ledger, standing: pd.DataFrame, known: set[str]) -> pd.DataFrame:
+    """Rejected images beyond the known ones (of other recipes or licences): copies of them are not wanted either."""
+    rejected = standing.index[standing["verdict"] == "reject"].difference(list(known))
+    if rejected.empty:
+        return pd.DataFrame(columns=list(COLUMNS))
+    everything = collected(ledger, sorted(set(ledger.images()["label"])))
+    return everything[everything["image_id"].isin(rejected)].assign(status="rejected")
 
 
 @dataclass
@@ -118,6 +124,7 @@ class Loop:
     Attributes:
         manifest: audited.
         problems: what was wrong with the answers of a source; such a source is not searched again.
+        pairs: the verified copies, since the last `enrich`.
     """
 
     manifest: pd.DataFrame
@@ -129,12 +136,13 @@ class Loop:
     seed: int
     progress: Bars
     problems: dict[str, str] = field(default_factory=dict)
+    pairs: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=list(PAIR_COLUMNS)))
 
     def __post_init__(self) -> None:
         self.standing = self.ledger.standing()
         self.manifest = _without_undone(self.manifest, self.ledger, self.standing)
-        self.copies = Copies(self.manifest, self.root, self.progress)
-        self.elsewhere = self._rejected_elsewhere()
+        known = set(self._held()["image_id"]) | set(self.manifest["image_id"])
+        self.elsewhere = rejected_elsewhere(self.ledger, self.standing, known).assign(balance_round=0)
 
     def gather(self, wanted: Mapping[str, int]) -> pd.DataFrame:
         """Fetch so many more images of each class; all that are held."""
@@ -149,10 +157,17 @@ class Loop:
     def enrich(self, table: pd.DataFrame) -> pd.DataFrame:
         """Mark the copies, of what was rejected in any class too, and judge every row."""
         table = pd.concat([table, self.elsewhere], ignore_index=True) if len(self.elsewhere) else table
-        table = mark_duplicates(table, self.copies.new_of(table))
-        table = bar_copies(table, self.copies.links(table), self.standing)
+        judged = self.ledger.judged_pairs()
+        self.pairs = settled(find_copies(table, self.root, jobs=self.jobs, progress=self.progress), judged)
+        table = mark_duplicates(table, self.pairs, judged)
+        table = bar_copies(table, self.links(table), self.standing)
         table = table[~table["image_id"].isin(self.elsewhere["image_id"])].reset_index(drop=True)
         return self.audit(table)
+
+    def links(self, table: pd.DataFrame) -> pd.DataFrame:
+        """All links of a marked table, columns `first` and `second`: those found, and those the manifest names."""
+        marked = [table[["image_id", column]].dropna() for column in ("duplicate_of", "label_conflict")]
+        return pd.concat([self.pairs, *(link.set_axis(["first", "second"], axis=1) for link in marked)])
 
     def audit(self, table: pd.DataFrame, explain: Explain | None = None) -> pd.DataFrame:
         """`curate audit` of a table; without heatmaps unless `explain` is given."""
@@ -188,15 +203,6 @@ class Loop:
         """Whether a source is searched still, or has candidates that were not fetched yet."""
         return source not in self.problems or any(self.ledger.pending(label, [source], 0, 1) for label in wanted)
 
-    def _rejected_elsewhere(self) -> pd.DataFrame:
-        """Rejected images that the manifest will not hold (other recipes or licences): their copies are barred."""
-        rejected = self.standing.index[self.standing["verdict"] == "reject"]
-        held = self.ledger.images()
-        everything = collected(self.ledger, sorted(set(held["label"])))
-        known = set(self._held()["image_id"]) | set(self.manifest["image_id"])
-        mine = everything["image_id"].isin(rejected) & ~everything["image_id"].isin(known)
-        return everything[mine].assign(status="rejected", balance_round=0)
-
 
 def rebalance(
     loop: Loop, *, target: int, unattended: bool, announce: Callable[[list[ClassPlan]], None] | None = None
@@ -221,7 +227,7 @@ def rebalance(
     if not unattended and unexplained:
         result.manifest = loop.audit(result.manifest, partial(model.explain, only=unexplained))
     if not result.short or min(result.accepted.values()) > 2:
-        result.manifest = split(result.manifest, seed=loop.seed, copies=loop.copies.links(result.manifest))
+        result.manifest = split(result.manifest, seed=loop.seed, copies=loop.links(result.manifest))
     return result
 
 
@@ -232,16 +238,6 @@ def planned(loop: Loop, *, target: int, unattended: bool) -> list[ClassPlan]:
     """
     table = prepare(loop.manifest, loop.standing, unattended=unattended, gather=loop.gather, enrich=loop.enrich)
     return loop.plan(table, target, unattended)
-
-
-def _linked(manifest: pd.DataFrame) -> set[str]:
-    """Images that the manifest links to a copy. It names one copy of each at most: they are compared once more."""
-    linked = set[str]()
-    for column in ("duplicate_of", "label_conflict"):
-        if column in manifest:
-            named = manifest[["image_id", column]].dropna()
-            linked |= set(named["image_id"]) | set(named[column])
-    return linked
 
 
 def _unexplained(table: pd.DataFrame, labels: set[str]) -> set[str]:

@@ -17,7 +17,8 @@ from curate.balance import (
     trim,
 )
 from curate.collected import collected
-from curate.dedup import find_copies, mark_duplicates
+from curate.dedup import find_copies
+from curate.duplicates import mark_duplicates
 from curate.errors import CurateError
 from curate.ledger import Decision, Ledger
 from curate.manifest import check_manifest
