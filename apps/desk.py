@@ -9,12 +9,14 @@ from typing import Any
 import pandas as pd
 import sqlalchemy as sa
 
+from apps.copies import Copies, facts_of
+from apps.judged import JudgedPairs
 from apps.pictures import heatmap_name
 from curate.errors import CurateError
 from curate.ledger import Decision, Ledger
 from curate.manifest import read_manifest
 from curate.queue import ReviewQueue
-from curate.words import REASONS
+from curate.words import PAIR_VERDICTS, REASONS
 
 WINDOW = 16  # images that the browser knows ahead
 RECENT = 8  # decisions that the browser can take back before it asks again
@@ -45,6 +47,8 @@ class Desk:
         self._row = {image_id: row for row, image_id in enumerate(self.manifest["image_id"])}
         self._items: dict[str, dict[str, Any]] = {}
         self._queue = ReviewQueue(self.manifest, target)
+        self._judged = JudgedPairs()
+        self._copies: Copies | None = None
         self._read_up_to = 0
         self._lock = threading.Lock()
         self._catch_up()
@@ -53,7 +57,8 @@ class Desk:
         """Write an outbox of the browser into the ledger: what may be forgotten there, and what may not.
 
         Args:
-            events: oldest first; each with `id` (a UUID), `image_id`, `verdict`, and `reason`, `label` or `undoes`.
+            events: oldest first; each with `id` (a UUID), `image_id`, `verdict`, and `reason`, `label`, `other` or
+                `undoes`.
 
         Returns:
             acked: ids that are in the ledger now. refused: id and why, of events that no ledger takes. error: empty,
@@ -95,6 +100,28 @@ class Desk:
             "counts": counts,
         }
 
+    def copies(self, asked: dict[str, Any]) -> dict[str, Any]:
+        """All that the page Duplicates shows; `asked` as in `Copies.page`. The first call reads what dedup found."""
+        with self._lock:
+            self._catch_up()
+            if self._copies is None:
+                self._copies = Copies(self.manifest, self.root, self.ledger.judged_pairs())
+            judged = self._copies.judged(self._judged.pairs(), self._said_of_image)
+            page, counts = self._copies.page(asked, judged), self._copies.counts(judged)
+            groups = [facts_of(part, self._said_of_image, self._said_of_pair) for part in page.parts]
+        return {
+            "store": f"{self.store}-copies",  # an outbox of its own
+            "reviewer": self.reviewer,
+            "manifest": self.name,
+            "compared": "duplicate_of" in self.manifest,
+            "problem": self._copies.problem,
+            "kind": page.shown,
+            "page": page.number,
+            "pages": page.pages,
+            "counts": counts,
+            "groups": groups,
+        }
+
     def item(self, image_id: str) -> dict[str, Any]:
         """What the page says of one image: text as it is in the manifest, None where missing."""
         if image_id not in self._items:
@@ -128,23 +155,32 @@ class Desk:
             "item": self.item(decision.image_id),
         }
 
+    def _said_of_image(self, image_id: str) -> dict[str, Any] | None:
+        return self._said(self._queue.standing(image_id))
+
+    def _said_of_pair(self, pair: frozenset[str]) -> dict[str, Any] | None:
+        return self._said(self._judged.standing(pair))
+
+    def _said(self, decision: Decision | None) -> dict[str, Any] | None:
+        if decision is None:
+            return None
+        said = {"id": decision.decision_id, "image_id": decision.image_id, "verdict": decision.verdict}
+        return {**said, "by": decision.reviewer, "mine": decision.reviewer == self.reviewer}
+
     def _decision(self, event: Any, earlier: dict[str, Decision]) -> Decision:
-        names = ("id", "image_id", "verdict", "reason", "label", "undoes")
+        names = ("id", "image_id", "verdict", "reason", "label", "other", "undoes")
         if not isinstance(event, dict) or not all(isinstance(event.get(n), str | None) for n in names):
             raise CurateError("not a decision.")
         if not _UUID.fullmatch(event.get("id") or ""):
             raise CurateError(f"{event.get('id')!r} is no UUID.")
-        image_id, verdict, undoes = event.get("image_id"), event.get("verdict"), event.get("undoes")
+        image_id, verdict, other, undoes = (event.get(n) for n in ("image_id", "verdict", "other", "undoes"))
         if image_id not in self._row:
             raise CurateError(f"image {image_id!r} is not in {self.name}.")
-        if verdict not in ("accept", "reject", "relabel", "skip", "undo"):
+        if verdict not in ("accept", "reject", "relabel", "skip", *PAIR_VERDICTS, "undo"):
             raise CurateError(f"verdict {verdict!r} is unknown.")
-        if verdict == "reject" and event.get("reason") not in REASONS:
-            raise CurateError(f"reason {event.get('reason')!r} is none of {', '.join(REASONS)}.")
-        if verdict == "relabel" and event.get("label") not in self.labels:
-            raise CurateError(f"class {event.get('label')!r} is none of {', '.join(self.labels)}.")
+        self._require_known_words(event)
         if verdict == "undo":
-            taken_back = earlier.get(undoes or "") or self._queue.find(undoes or "")
+            taken_back = earlier.get(undoes or "") or self._queue.find(undoes or "") or self._judged.find(undoes or "")
             if not taken_back or (taken_back.reviewer, taken_back.image_id) != (self.reviewer, image_id):
                 raise CurateError(f"there is no decision {undoes!r} of {self.reviewer} on this image to undo.")
         return Decision(
@@ -152,14 +188,26 @@ class Desk:
             verdict=verdict,
             reason=event.get("reason") if verdict == "reject" else None,
             label=event.get("label") if verdict == "relabel" else None,
+            other=other if verdict in PAIR_VERDICTS else None,
             undoes=undoes if verdict == "undo" else None,
             reviewer=self.reviewer,
             decision_id=event["id"],
         )
 
+    def _require_known_words(self, event: dict[str, Any]) -> None:
+        """Refuse a reason, a class or a second image that there is not."""
+        verdict, other = event["verdict"], event.get("other")
+        if verdict == "reject" and event.get("reason") not in REASONS:
+            raise CurateError(f"reason {event.get('reason')!r} is none of {', '.join(REASONS)}.")
+        if verdict == "relabel" and event.get("label") not in self.labels:
+            raise CurateError(f"class {event.get('label')!r} is none of {', '.join(self.labels)}.")
+        if verdict in PAIR_VERDICTS and (other not in self._row or other == event["image_id"]):
+            raise CurateError(f"image {other!r} is not another one of {self.name}.")
+
     def _catch_up(self) -> None:
         for position, decision in self.ledger.since(self._read_up_to - OVERLAP):
-            self._queue.add(decision)
+            if not self._judged.add(position, decision):
+                self._queue.add(decision)
             self._read_up_to = max(self._read_up_to, position)
 
 

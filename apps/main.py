@@ -5,7 +5,7 @@ from pathlib import Path
 import streamlit as st
 from PIL import Image
 
-from apps import classes, review
+from apps import classes, duplicates, review
 
 ICON = Image.new("RGB", (32, 32), "#2f6f62")  # drawn here: an emoji or a named icon is fetched from a font server
 
@@ -14,6 +14,7 @@ st.html(Path(__file__).with_name("frame.css"))
 st.navigation(
     [
         st.Page(review.page, title="Review", url_path="review", default=True),
+        st.Page(duplicates.page, title="Duplicates", url_path="duplicates"),
         st.Page(classes.page, title="Classes", url_path="classes"),
     ],
     position="top",

@@ -1,11 +1,6 @@
-// The review page in the browser: shows the queue that the server sends, takes keys and clicks, prefetches pictures, and
-// keeps every decision in an outbox (localStorage, one key each) until the server says that the ledger holds it.
-// Text from the web reaches the page through textContent only.
+// The review page in the browser: shows the queue that the server sends, takes keys and clicks, and prefetches pictures.
 
-const RESEND_MS = 2000; // an unanswered outbox is sent again
-const LATE_MS = 3000; // after this the mark says that something is not saved yet
 const AHEAD = 5; // pictures loaded beforehand
-const BATCH = 200; // decisions sent at once
 const DONE = { accept: "Accepted", reject: "Rejected", relabel: "Relabelled", skip: "Skipped" };
 
 export default function ({ data, parentElement, setStateValue }) {
@@ -17,19 +12,17 @@ export default function ({ data, parentElement, setStateValue }) {
 function open(root) {
   const $ = (selector) => root.querySelector(selector);
   const page = $(".review");
-  const outbox = new Map(); // decision id -> decision, oldest first
   const items = new Map(); // image id -> what the server said of it
   const photos = new Map(); // image id -> <img>, loaded or loading
-  let data, send, attempt = Date.now(), label, hold, shown, broken = false, chosen = [];
+  let data, outbox, sent, attempt = Date.now(), label, hold, shown, broken = false, chosen = [];
 
   function update(fresh, setStateValue) {
     const first = !data;
     data = fresh;
-    send = () => setStateValue("outbox", { attempt: ++attempt, label, events: [...outbox.values()].slice(0, BATCH) });
+    sent = (events) => setStateValue("outbox", { attempt: ++attempt, label, events });
     for (const item of [...data.recent.map((r) => r.item), ...data.window]) items.set(item.id, item);
     if (first) start();
-    for (const id of data.acked ?? []) forget(id);
-    for (const { id, why } of data.refused ?? []) if (forget(id)) say(`Not taken: ${why}`);
+    for (const why of outbox.answered(data)) say(`Not taken: ${why}`);
     show();
   }
 
@@ -38,38 +31,16 @@ function open(root) {
     data.reasons.forEach((reason, i) => {
       $(".reasons").append(button(String(i + 1), words(reason), () => decide("reject", { reason })));
     });
-    for (const [key, value] of stored()) outbox.set(key, value);
+    outbox = new Outbox(data.store, (events) => sent(events));
     heat(localRead("heat") ?? "on", localRead("opacity") ?? "60");
-    if (outbox.size) send();
+    if (outbox.size) outbox.send();
   }
 
-  // --- outbox ------------------------------------------------------------------------------------------------------
-  const prefix = () => `deeprock/${data.store}/`;
-
-  function stored() {
-    const keys = Object.keys(localStorage).filter((key) => key.startsWith(prefix()));
-    const events = keys.map((key) => JSON.parse(localStorage.getItem(key)));
-    return events.sort((a, b) => a.at - b.at).map((event) => [event.id, event]);
-  }
-
-  function put(event) {
-    const last = [...outbox.values()].at(-1)?.at ?? 0;
-    event = { id: uuid(), at: Math.max(Date.now(), last + 1), ...event };
-    localWrite(prefix() + event.id, JSON.stringify(event));
-    outbox.set(event.id, event);
-    send();
-    show();
-  }
-
-  function forget(id) {
-    localStorage.removeItem(prefix() + id);
-    return outbox.delete(id);
-  }
-
+  // --- decisions ---------------------------------------------------------------------------------------------------
   function pending() { // what the outbox means: which images are decided, and what an undo would take back
     const undoable = [...data.recent].reverse();
     const decided = new Set();
-    for (const event of outbox.values()) {
+    for (const event of outbox.events) {
       const at = undoable.findIndex((d) => d.id === (event.undoes ?? event.id));
       if (event.verdict === "undo") {
         decided.delete(event.image_id);
@@ -82,7 +53,11 @@ function open(root) {
     return { decided, last: undoable.at(-1) };
   }
 
-  // --- decisions ---------------------------------------------------------------------------------------------------
+  function put(event) {
+    outbox.put(event);
+    show();
+  }
+
   function decide(verdict, extra = {}) {
     const allowed = page.dataset.ready === "true" || (broken && (verdict === "reject" || verdict === "skip"));
     if (!shown || !allowed) return;
@@ -103,7 +78,7 @@ function open(root) {
   function filter(name) {
     label = name;
     hold = undefined;
-    send();
+    outbox.send();
   }
 
   // --- what is shown -----------------------------------------------------------------------------------------------
@@ -118,7 +93,7 @@ function open(root) {
     $(".last").textContent = last ? said(last) : "Nothing decided yet";
     $(".last-thumb").hidden = !last;
     if (last && items.has(last.image_id)) $(".last-thumb").src = items.get(last.image_id).thumb;
-    mark();
+    outbox.mark(page, data.error);
   }
 
   function picture(item) {
@@ -229,15 +204,6 @@ function open(root) {
     return line;
   }
 
-  function mark() {
-    const waited = outbox.size ? Date.now() - outbox.values().next().value.at : 0;
-    const late = outbox.size && (data.error || waited > LATE_MS);
-    page.dataset.pending = outbox.size;
-    page.dataset.saved = late ? "late" : String(!outbox.size);
-    const kept = `Not saved yet: ${outbox.size} kept in this browser${data.error ? ". " + data.error : ""}`;
-    $(".mark").textContent = late ? kept : outbox.size ? "Saving …" : "✓ All saved";
-  }
-
   function heat(state, opacity) {
     page.dataset.heat = localWrite("heat", state);
     $(".toggle").setAttribute("aria-pressed", String(state === "on"));
@@ -302,8 +268,8 @@ function open(root) {
 
   const onTick = () => {
     if (!root.isConnected) return close();
-    if (outbox.size) send();
-    mark();
+    if (outbox.size) outbox.send();
+    outbox.mark(page, data.error);
   };
 
   function close() {
@@ -324,18 +290,6 @@ function open(root) {
   return { update, close };
 }
 
-function typing(target) {
-  const plain = ["range", "checkbox", "radio", "button", "submit"];
-  return target.isContentEditable || /^(textarea|select)$/.test(target.localName) || (target.localName === "input" && !plain.includes(target.type));
-}
-
-function node(tag, text, className = "") {
-  const element = document.createElement(tag);
-  element.textContent = text ?? "";
-  element.className = className;
-  return element;
-}
-
 function row(className, ...children) {
   const line = node("div", "", className);
   line.append(...children);
@@ -354,34 +308,6 @@ function meter(name, value, colour) {
   return value === null ? undefined : row("row", node("span", name), bar(value, colour), node("em", `${Math.round(value * 100)} %`));
 }
 
-function button(key, text, onclick) {
-  const element = node("button", "");
-  element.type = "button";
-  element.append(node("kbd", key), text);
-  element.onclick = onclick;
-  return element;
-}
-
 function words(name) { return name.replaceAll("_", " "); }
 
 function number(text) { return /^-?\d*\.\d{3,}$/.test(text) ? Number(text).toFixed(2) : text; }
-
-function uuid() { // crypto.randomUUID is missing where the page is not on loopback or https
-  const bytes = crypto.getRandomValues(new Uint8Array(16));
-  bytes[6] = (bytes[6] & 15) | 64;
-  bytes[8] = (bytes[8] & 63) | 128;
-  const hex = [...bytes].map((byte) => byte.toString(16).padStart(2, "0")).join("");
-  return hex.replace(/^(.{8})(.{4})(.{4})(.{4})(.{12})$/, "$1-$2-$3-$4-$5");
-}
-
-function localRead(name) { return localStorage.getItem(`deeprock/look/${name}`); }
-
-function localWrite(name, value) {
-  const key = name.startsWith("deeprock/") ? name : `deeprock/look/${name}`;
-  try {
-    localStorage.setItem(key, value);
-  } catch (error) {
-    console.warn("this browser keeps nothing:", error.name); // full or forbidden: decisions still go to the server
-  }
-  return value;
-}

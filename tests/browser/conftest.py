@@ -5,7 +5,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from io import BytesIO
 from pathlib import Path
 
@@ -87,26 +87,34 @@ def make_data(folder: Path, images: int) -> None:
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory) -> Iterator[Server]:
+def serve() -> Iterator[Callable[[Path], Server]]:
+    """Starts a server on a folder with `audited.csv` and `data`."""
     if not CHROMIUM:
         pytest.skip("no chromium on this machine")
+    running: list[Server] = []
+
+    def start(folder: Path) -> Server:
+        running.append(Server(folder))
+        return running[-1]
+
+    yield start
+    for server in running:
+        if server.process.poll() is None:
+            server.stop()
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory, serve) -> Server:
     folder = tmp_path_factory.mktemp("review")
     make_data(folder, 40)
-    running = Server(folder)
-    yield running
-    running.stop()
+    return serve(folder)
 
 
 @pytest.fixture
-def own_server(tmp_path) -> Iterator[Server]:
+def own_server(tmp_path, serve) -> Server:
     """For a test that kills it."""
-    if not CHROMIUM:
-        pytest.skip("no chromium on this machine")
     make_data(tmp_path, 12)
-    running = Server(tmp_path)
-    yield running
-    if running.process.poll() is None:
-        running.stop()
+    return serve(tmp_path)
 
 
 @pytest.fixture(scope="module")
@@ -131,9 +139,12 @@ def profile(chromium):
 
 @pytest.fixture
 def tab(profile):
-    """A tab of 1280 x 720; what the page kept in the browser is forgotten afterwards."""
+    """A tab of 1280 x 720 whose scripts must not fail; what the page kept in the browser is forgotten afterwards."""
     page = profile.new_page()
+    failures: list[str] = []
+    page.on("pageerror", lambda error: failures.append(str(error)))
     yield page
+    assert failures == []
     for left in profile.pages:
         left.evaluate("localStorage.clear()")
         left.close()

@@ -1,0 +1,84 @@
+// What the pages share. Decisions wait in an outbox of this browser (localStorage, one key each) until the server says that
+// the ledger holds them. Text from the web reaches a page through textContent only.
+
+const RESEND_MS = 2000; // an unanswered outbox is sent again
+const LATE_MS = 3000; // after this the mark says that something is not saved yet
+const BATCH = 200; // decisions sent at once
+
+class Outbox { // decisions, oldest first
+  constructor(store, send) {
+    this.prefix = `deeprock/${store}/`;
+    this.send = () => send(this.events.slice(0, BATCH));
+    const keys = Object.keys(localStorage).filter((key) => key.startsWith(this.prefix));
+    const left = keys.map((key) => JSON.parse(localStorage.getItem(key))).sort((a, b) => a.at - b.at);
+    this.kept = new Map(left.map((event) => [event.id, event]));
+  }
+
+  get size() { return this.kept.size; }
+  get events() { return [...this.kept.values()]; }
+
+  put(event) {
+    event = { id: uuid(), at: Math.max(Date.now(), (this.events.at(-1)?.at ?? 0) + 1), ...event };
+    localWrite(this.prefix + event.id, JSON.stringify(event));
+    this.kept.set(event.id, event);
+    this.send();
+  }
+
+  answered({ acked = [], refused = [] }) { // forgets what is settled; why the server did not take a decision, if so
+    for (const id of acked) this.forget(id);
+    return refused.filter(({ id }) => this.forget(id)).map(({ why }) => why);
+  }
+
+  forget(id) {
+    localStorage.removeItem(this.prefix + id);
+    return this.kept.delete(id);
+  }
+
+  mark(page, error) { // says on the page whether all is saved
+    const late = this.size > 0 && (Boolean(error) || Date.now() - this.events[0].at > LATE_MS);
+    page.dataset.pending = this.size;
+    page.dataset.saved = late ? "late" : String(!this.size);
+    const kept = `Not saved yet: ${this.size} kept in this browser${error ? ". " + error : ""}`;
+    page.querySelector(".mark").textContent = late ? kept : this.size ? "Saving …" : "✓ All saved";
+  }
+}
+
+function node(tag, text, className = "") {
+  const element = document.createElement(tag);
+  element.textContent = text ?? "";
+  element.className = className;
+  return element;
+}
+
+function button(key, text, onclick) {
+  const element = node("button", "");
+  element.type = "button";
+  element.append(node("kbd", key), text);
+  element.onclick = onclick;
+  return element;
+}
+
+function typing(target) {
+  const plain = ["range", "checkbox", "radio", "button", "submit"];
+  return target.isContentEditable || /^(textarea|select)$/.test(target.localName) || (target.localName === "input" && !plain.includes(target.type));
+}
+
+function uuid() { // crypto.randomUUID is missing where the page is not on loopback or https
+  const bytes = crypto.getRandomValues(new Uint8Array(16));
+  bytes[6] = (bytes[6] & 15) | 64;
+  bytes[8] = (bytes[8] & 63) | 128;
+  const hex = [...bytes].map((byte) => byte.toString(16).padStart(2, "0")).join("");
+  return hex.replace(/^(.{8})(.{4})(.{4})(.{4})(.{12})$/, "$1-$2-$3-$4-$5");
+}
+
+function localRead(name) { return localStorage.getItem(`deeprock/look/${name}`); }
+
+function localWrite(name, value) {
+  const key = name.startsWith("deeprock/") ? name : `deeprock/look/${name}`;
+  try {
+    localStorage.setItem(key, value);
+  } catch (error) {
+    console.warn("this browser keeps nothing:", error.name); // full or forbidden: decisions still go to the server
+  }
+  return value;
+}
