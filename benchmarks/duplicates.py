@@ -40,7 +40,7 @@ from curate.dedup import find_copies
 from curate.fingerprint import fingerprint, to_row
 from curate.images import decode, open_gray
 from curate.store import ImageError
-from curate.threads import one_thread_each
+from curate.threads import map_on_threads, one_thread_each
 
 ROOT = Path(__file__).resolve().parents[1]
 PHOTOS = ROOT.parent / "shared" / "data" / "rocks"
@@ -231,30 +231,40 @@ def main() -> None:
 
 
 def distinct(photos: Path, home: Path) -> dict[str, list[Photo]]:
-    """Photos that have no verified copy among the others, by half."""
-    files: dict[str, Path] = {}
+    """Photos that have no verified copy among the others, by half.
+
+    The search is given more than the photos: a smaller copy with more contrast, and the middle, of each.
+    """
+    files: dict[str, Photo] = {}
     for path in sorted(p for p in photos.rglob("*") if p.is_file()):
         data = path.read_bytes()
         try:
-            if min(decode(data).size) >= 64:
-                files.setdefault(hashlib.sha256(data).hexdigest(), path)
+            picture = decode(data)
         except ImageError:
             continue
-    table = pd.DataFrame({"sha256": list(files), "file_name": [str(p.relative_to(photos)) for p in files.values()]})
-    for name in table["file_name"]:
-        link = home / "all" / name
-        link.parent.mkdir(parents=True, exist_ok=True)
-        link.write_bytes((photos / name).read_bytes())
-    table["image_id"] = table["sha256"].str[:16]
+        name, size = hashlib.sha256(data).hexdigest(), np.array(picture.size)
+        if size.min() < 64 or name in files:
+            continue
+        files[name] = Photo(name[:16], home / "all" / name[:16] / f"photo{path.suffix.lower()}")
+        files[name].path.parent.mkdir(parents=True)
+        files[name].path.write_bytes(data)
+        small = ImageEnhance.Contrast(resized(picture, 0.5)).enhance(1.3)
+        small.save(files[name].path.with_name("small.png"))
+        picture.crop((*(0.2 * size).astype(int), *(0.8 * size).astype(int))).save(
+            files[name].path.with_name("part.png")
+        )
+    table = pd.DataFrame({"file_name": [str(p.relative_to(home)) for p in sorted((home / "all").glob("*/*"))]})
+    table["image_id"] = table["file_name"]
     with progress_bars() as progress:
-        pairs = find_copies(table, home / "all", progress=progress)
-    copied = set(pairs["first"]) | set(pairs["second"])
-    print(f"{len(table)} photos, {pairs['second'].notna().sum()} verified pairs among them: {len(copied)} are left out")
-    left = table[~table["image_id"].isin(copied)]
+        pairs = find_copies(table, home, progress=progress).dropna(subset=["second"])
+    of = {column: pairs[column].str.split("/").str[1] for column in ("first", "second")}
+    across = of["first"] != of["second"]
+    copied = set(of["first"][across]) | set(of["second"][across])
+    print(f"{len(files)} photos, of which {len(copied)} have a verified copy among the others and are left out")
     halves: dict[str, list[Photo]] = {"figure": [], "tuning": []}
-    for sha256, name in zip(left["sha256"], left["file_name"], strict=True):
-        half = "figure" if int(sha256[-1], 16) % 2 else "tuning"
-        halves[half].append(Photo(sha256[:16], home / "all" / name))
+    for name, photo in files.items():
+        if photo.name not in copied:
+            halves["figure" if int(name[-1], 16) % 2 else "tuning"].append(photo)
     return halves
 
 
@@ -334,13 +344,13 @@ def thresholds(pools: list[Pool]) -> dict[str, object]:
     original = looks_of(pools[0].originals)
     n = len(original)
     right: list[Match | None] = []
-    wrong = [match for pair in candidates(original) if (match := compare(original[pair[0]], original[pair[1]]))]
+    wrong = [match for match in compared(original, candidates(original)).values() if match]
     different = n * (n - 1) // 2
     for pool in pools:
         looks = original + looks_of(pool.copies)
-        pairs = candidates(looks, n)
-        right += [compare(looks[k], looks[k + n]) if (k, k + n) in pairs else None for k in range(n)]
-        wrong += [m for a, b in sorted(pairs) if b - a != n and (m := compare(looks[a], looks[b]))]
+        matches = compared(looks, candidates(looks, n))
+        right += [matches.get((k, k + n)) for k in range(n)]
+        wrong += [match for (a, b), match in matches.items() if match and b - a != n]
         different += n * n - n + n * (n - 1) // 2
     table, figures = [], {}
     for least in (0.5, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95):
@@ -358,7 +368,7 @@ def thresholds(pools: list[Pool]) -> dict[str, object]:
 
 
 def looks_of(paths: list[Path]) -> list[Look]:
-    return [look_at(to_gray(open_gray(path.parent, path.name, SIDE))) for path in paths]
+    return list(map_on_threads(lambda p: look_at(to_gray(open_gray(p.parent, p.name, SIDE))), paths, "", 2, None))
 
 
 def candidates(looks: list[Look], start: int = 0) -> set[tuple[int, int]]:
@@ -366,6 +376,13 @@ def candidates(looks: list[Look], start: int = 0) -> set[tuple[int, int]]:
     rows = np.stack([to_row(fingerprint(look)) for look in looks])
     pairs = [near_wholes(rows, start)[:, :2], shared_words(rows, np.arange(len(rows)), start)[0]]
     return {(a, b) for a, b in np.concatenate(pairs).tolist()}
+
+
+def compared(looks: list[Look], pairs: set[tuple[int, int]]) -> dict[tuple[int, int], Match | None]:
+    order = sorted(pairs)
+    return dict(
+        zip(order, map_on_threads(lambda p: compare(looks[p[0]], looks[p[1]]), order, "", 2, None), strict=True)
+    )
 
 
 def beside(pools: list[Pool], home: Path) -> dict[str, object]:

@@ -18,6 +18,7 @@ MIN_ALIKE = 0.8  # median correlation of the patches: `python -m benchmarks.dupl
 MIN_SHARE = 0.55  # share of the patches that correlate above PATCH_ALIKE
 MIN_CENTRE = 0.4  # the same share in the middle of the overlap: a common frame is not a common picture
 PATCH_ALIKE = 0.7
+CUT_OUT = {"points": 20, "share": 0.35, "centre": 0.75}  # at least, of what stands before another background
 MIN_COVER = 0.4  # of one of the two pictures: what the other one shows of it
 MAX_SCALE = 5.0
 MAX_STRETCH = 2.2  # of one axis against the other
@@ -135,13 +136,13 @@ def swapped(match: Match) -> Match:
 
 
 def is_copy(match: Match, least: float = MIN_ALIKE) -> bool:
-    """Whether so much agreement is that of one photograph; `least`: the median correlation of patches."""
-    return (
-        max(match.cover_first, match.cover_second) >= MIN_COVER
-        and match.alike >= least
-        and match.share >= MIN_SHARE
-        and match.centre >= MIN_CENTRE
-    )
+    """Whether so much agreement is that of one photograph; `least`: the median correlation of patches.
+
+    Either most of the overlap agrees, or many points hold and all of its middle agrees: a specimen that was cut out.
+    """
+    whole = match.alike >= least and match.share >= MIN_SHARE and match.centre >= MIN_CENTRE
+    cut_out = all(getattr(match, name) >= limit for name, limit in CUT_OUT.items())
+    return max(match.cover_first, match.cover_second) >= MIN_COVER and (whole or cut_out)
 
 
 def _line_up(a: np.ndarray, b: np.ndarray, i: np.ndarray, j: np.ndarray) -> tuple[np.ndarray | None, int]:

@@ -1,9 +1,7 @@
 """Find copies of the same photograph: candidates from fingerprints, each verified, in every class and run."""
 
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import lru_cache
 from itertools import combinations, product
 from pathlib import Path
 from typing import Any
@@ -16,10 +14,9 @@ from scipy.sparse.csgraph import connected_components
 from curate.candidates import near_wholes, shared_words
 from curate.compared import Compared
 from curate.copies import Look, Match, same_photograph, swapped
-from curate.cues import lettering
 from curate.errors import CurateError
 from curate.manifest import require_columns
-from curate.pictures import Pictures, pictures_of, read_fingerprints, take_kept
+from curate.pictures import Pictures, lettering_of, pictures_of, read_fingerprints, take_kept
 from curate.store import ImageError
 from curate.threads import Progress, map_on_threads, one_thread_each
 
@@ -66,7 +63,7 @@ def find_copies(manifest: pd.DataFrame, root: Path, *, jobs: int = 2, progress: 
 
 
 def known_copies(manifest: pd.DataFrame, root: Path) -> pd.DataFrame:
-    """The pairs that `find_copies` found earlier; opens no image: `lettering_first` and `_second` are missing.
+    """The pairs that `find_copies` found earlier, without a search.
 
     Args:
         manifest: with `image_id`, `file_name`, `sha256`.
@@ -79,7 +76,7 @@ def known_copies(manifest: pd.DataFrame, root: Path) -> pd.DataFrame:
     compared = Compared(root)
     pictures = pictures_of(manifest, [(root, name) for name in manifest["file_name"]], compared.searched())
     take_kept(pictures, manifest, root)
-    return _table(pictures, compared, manifest, read=False)
+    return _table(pictures, compared, manifest, root)
 
 
 def find_leaks(
@@ -134,7 +131,7 @@ def _find(
         check(_hanging_together(pictures, compared, _area(manifest)), "pairs over others")
         compared.flush()
         compared.finish(key for n, key in enumerate(pictures.keys) if n >= pictures.start and check.is_done(n))
-        return _table(pictures, compared, manifest)
+        return _table(pictures, compared, manifest, root)
 
 
 @dataclass
@@ -211,11 +208,10 @@ def _split_by(group: np.ndarray, values: np.ndarray) -> list[np.ndarray]:
     return np.split(values[order], np.flatnonzero(np.diff(group[order])) + 1) if len(values) else []
 
 
-def _table(pictures: Pictures, compared: Compared, manifest: pd.DataFrame, *, read: bool = True) -> pd.DataFrame:
+def _table(pictures: Pictures, compared: Compared, manifest: pd.DataFrame, root: Path) -> pd.DataFrame:
     """The pairs of images, columns of PAIR_COLUMNS."""
     number = {key: n for n, key in enumerate(pictures.keys)}
     longer = manifest[["width", "height"]].max(axis=1).to_numpy(float) if "width" in manifest else None
-    lettered = lru_cache(maxsize=None)(lambda n: _lettering(pictures, n) if read else math.nan)
     pairs: dict[tuple[int, int], tuple[int, int, Match]] = {}
     for keys in compared.copies(set(number)):
         match = compared.outcome(*keys)
@@ -223,6 +219,7 @@ def _table(pictures: Pictures, compared: Compared, manifest: pd.DataFrame, *, re
         one, other = (number[key] for key in keys)
         for a, b in product(pictures.images[one], pictures.images[other]):
             pairs[min(a, b), max(a, b)] = (one, other, match) if a < b else (other, one, swapped(match))
+    lettered = lettering_of(pictures, {n for first, second, _ in pairs.values() for n in (first, second)}, root)
     ids = manifest["image_id"].tolist()
     rows: list[dict[str, Any]] = []
     for images in pictures.images:
@@ -240,8 +237,8 @@ def _table(pictures: Pictures, compared: Compared, manifest: pd.DataFrame, *, re
                 "cover_first": match.cover_first,
                 "cover_second": match.cover_second,
                 "finer": ratio / match.scale,
-                "lettering_first": lettered(first),
-                "lettering_second": lettered(second),
+                "lettering_first": lettered[first],
+                "lettering_second": lettered[second],
             }
         )
     rows.sort(key=lambda row: row["at"])
@@ -253,14 +250,6 @@ def _table(pictures: Pictures, compared: Compared, manifest: pd.DataFrame, *, re
 def _same_bytes(first: str, second: str) -> dict[str, Any]:
     even = dict.fromkeys(("cover_first", "cover_second", "finer"), 1.0)
     return {"first": first, "second": second, "distance": 0, "check": "the same bytes", "flipped": False, **even}
-
-
-def _lettering(pictures: Pictures, picture: int) -> float:
-    """Share of the picture under lines of text; missing where it does not open any more."""
-    try:
-        return lettering(pictures.look(picture).gray.astype(np.float32) * np.float32(100 / 255))
-    except (CurateError, ImageError):
-        return math.nan
 
 
 def _area(manifest: pd.DataFrame) -> np.ndarray:

@@ -1,5 +1,6 @@
 """The pictures of a manifest as the search for copies sees them: each content once, with its fingerprint."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -10,12 +11,14 @@ import pandas as pd
 
 from curate.cache import RowCache
 from curate.copies import SIDE, Look, look_at, to_gray
+from curate.cues import lettering
 from curate.errors import CurateError
 from curate.fingerprint import LENGTH, ORIENTATIONS, VERSION, fingerprint, to_row
 from curate.images import open_gray
 from curate.store import ImageError
 from curate.threads import Progress, map_on_threads
 
+LETTERING_VERSION = 1  # goes up when the lettering of the same picture changes
 LOOKS = 2048  # pictures that are kept in memory with their features, 100 kB each
 
 
@@ -42,8 +45,12 @@ class Pictures:
     def __post_init__(self) -> None:
         self.look = lru_cache(maxsize=LOOKS)(self._look)
 
+    def gray(self, picture: int) -> np.ndarray:
+        """(h, w) uint8, the longer side SIDE pixels."""
+        return to_gray(open_gray(*self.files[picture], SIDE))
+
     def _look(self, picture: int) -> Look:
-        return look_at(to_gray(open_gray(*self.files[picture], SIDE)))
+        return look_at(self.gray(picture))
 
     def lasts(self, picture: int) -> bool:
         """Whether what is found out about it can be kept for another run."""
@@ -77,7 +84,7 @@ def read_fingerprints(
     Raises:
         CurateError: a `phash` of the manifest is no hash.
     """
-    kept = _kept(root)
+    kept = _fingerprints(root)
     todo = [n for n, key in enumerate(pictures.keys) if key not in kept]
     made = map_on_threads(lambda n: _fingerprint(pictures, n), todo, "images", jobs, progress)
     for n, row in zip(todo, made, strict=True):
@@ -97,7 +104,7 @@ def take_kept(pictures: Pictures, manifest: pd.DataFrame, root: Path) -> None:
     Raises:
         CurateError: a `phash` of the manifest is no hash.
     """
-    kept = _kept(root)
+    kept = _fingerprints(root)
     old = [n for n, key in enumerate(pictures.keys) if key in kept]
     if old:
         pictures.rows[old] = kept.take([pictures.keys[n] for n in old])
@@ -106,7 +113,26 @@ def take_kept(pictures: Pictures, manifest: pd.DataFrame, root: Path) -> None:
             pictures.rows[n, 0] = given
 
 
-def _kept(root: Path) -> RowCache:
+def lettering_of(pictures: Pictures, wanted: set[int], root: Path) -> dict[int, float]:
+    """Share of each picture that is under lines of text (`cues.lettering`); missing where it does not open any more."""
+    kept, found = RowCache(root / "cache" / f"lettering-{LETTERING_VERSION}"), {}
+    for picture in sorted(wanted):
+        key = pictures.keys[picture]
+        if key in kept:
+            found[picture] = float(kept.take([key])[0])
+            continue
+        try:
+            found[picture] = lettering(pictures.gray(picture).astype(np.float32) * np.float32(100 / 255))
+        except (CurateError, ImageError):
+            found[picture] = math.nan
+            continue
+        if pictures.lasts(picture):
+            kept.append([key], np.array([found[picture]]))
+    kept.flush()
+    return found
+
+
+def _fingerprints(root: Path) -> RowCache:
     return RowCache(root / "cache" / f"fingerprints-{VERSION}")
 
 
