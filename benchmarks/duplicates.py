@@ -374,7 +374,7 @@ def looks_of(paths: list[Path]) -> list[Look]:
 def candidates(looks: list[Look], start: int = 0) -> set[tuple[int, int]]:
     """The pairs that would be verified, with one at least from `start` on."""
     rows = np.stack([to_row(fingerprint(look)) for look in looks])
-    pairs = [near_wholes(rows, start)[:, :2], shared_words(rows, np.arange(len(rows)), start)[0]]
+    pairs = [near_wholes(rows, start)[:, :2], shared_words(rows, np.arange(len(rows)), start)]
     return {(a, b) for a, b in np.concatenate(pairs).tolist()}
 
 

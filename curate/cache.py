@@ -24,7 +24,6 @@ class RowCache:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._where: dict[str, tuple[Path, int]] = {}
-        self._open: dict[Path, np.ndarray] = {}
         self._pending: list[tuple[str, np.ndarray]] = []
         for keys in sorted(folder.glob("*.json")):
             self._read(keys)
@@ -56,7 +55,19 @@ class RowCache:
 
     def take(self, keys: list[str]) -> np.ndarray:
         """The rows of these keys, (n, ...); KeyError for a key that is not there."""
-        return np.stack([self._open[path][row] for path, row in map(self._where.__getitem__, keys)])
+        places: dict[Path, list[tuple[int, int]]] = {}
+        for number, key in enumerate(keys):
+            path, row = self._where[key]
+            places.setdefault(path, []).append((number, row))
+        out: np.ndarray | None = None
+        for path, wanted in places.items():
+            numbers, rows = map(list, zip(*wanted, strict=True))
+            kept = np.load(path, mmap_mode="r")  # and closed again: a process may have a thousand files open
+            out = np.empty((len(keys), *kept.shape[1:]), kept.dtype) if out is None else out
+            out[numbers] = kept[rows]
+        if out is None:
+            raise KeyError("no keys")
+        return out
 
     def _read(self, keys: Path) -> None:
         path = keys.with_suffix(".npy")
@@ -67,5 +78,4 @@ class RowCache:
             log.warning("%s: this part of the cache is damaged and is made again: %s", keys, error)
             return
         if len(names) == len(rows):
-            self._open[path] = rows
             self._where.update({name: (path, row) for row, name in enumerate(names)})

@@ -13,10 +13,12 @@ from curate.hamming import cross, each_near, group
 
 WHOLE_RADIUS = 8  # bits of 64 between perceptual hashes of the whole pictures
 WORD_RADIUS = 5  # bits of 64 between words
-NEAREST = 24  # pictures before it that one is compared with for its hash, nearest first: keeps the time linear
-COMMON = 1000  # pictures that have a word: more say nothing, like the lettering of a stock photo agency
+NEAREST = 24  # pictures before it that one is compared with for its hash, and for its words: keeps the time linear
+HITS = 24  # of a word: earlier pictures that have it too, the earliest; bounds what a common watermark costs
 BLOCK = 20_000  # pictures whose words are looked up at once: bounds the memory
-TOGETHER = 16  # shared words of two pictures that are looked at
+TOGETHER = 16  # shared words of two pictures that are looked at, those of the strongest features first
+HELD = 8_000_000  # hits held before those beyond HITS are dropped
+PIECE = 2_000_000  # pairs of pictures made of pairs of hashes at once
 SAME_ANGLE = 14  # 256ths of a turn (20 degrees) by which two words may be turned differently
 SAME_SIZE = 10  # sixteenths of an octave (a factor of 1.5)
 APART = 3.0  # pixels between two words, that they count as two
@@ -45,18 +47,18 @@ def near_wholes(rows: np.ndarray, start: int = 0) -> np.ndarray:
     for orientation in range(ORIENTATIONS):
         questions = group(rows[asked, orientation], asked, order)
         for i, j, bits in each_near(questions.hashes, answers.hashes, WHOLE_RADIUS):
-            later, earlier, pair = cross(i, j, questions, answers, most=NEAREST + 1)
-            before = earlier < later
-            fresh = np.column_stack([earlier[before], later[before], bits[pair[before]]])
-            found = np.append(found, fresh, axis=0)
-            if len(found) > 4 * NEAREST * len(rows) + 1_000_000:
-                found = _nearest(found)
+            made = np.cumsum(questions.size[i] * np.minimum(answers.size[j], NEAREST + 1))
+            for k in np.split(np.arange(len(i)), np.searchsorted(made, np.arange(PIECE, made[-1:].sum(), PIECE))):
+                later, earlier, pair = cross(i[k], j[k], questions, answers, most=NEAREST + 1)
+                before = earlier < later
+                fresh = np.column_stack([earlier[before], later[before], bits[k][pair[before]]])
+                found = np.append(found, fresh, axis=0)
+                if len(found) > 2 * PIECE + 2 * NEAREST * len(rows):
+                    found = _nearest(found)
     return _nearest(found)
 
 
-def shared_words(
-    rows: np.ndarray, chosen: np.ndarray, start: int = 0, progress: Progress | None = None
-) -> tuple[np.ndarray, np.ndarray]:
+def shared_words(rows: np.ndarray, chosen: np.ndarray, start: int = 0, progress: Progress | None = None) -> np.ndarray:
     """Pairs that have two words in common which lie to each other, in both pictures, in the same way.
 
     Weak geometric consistency (Jegou et al., "Hamming embedding and weak geometric consistency", ECCV 2008), with the
@@ -72,32 +74,28 @@ def shared_words(
         progress: called with the pieces of work done, and how many there are.
 
     Returns:
-        (m, 2) int: earlier, later; and (m,) bool, whether one is like the mirrored other.
+        (m, 2) int: earlier, later; of each later one the NEAREST earlier ones, those with the most words in common.
     """
     blocks = [chosen[k : k + BLOCK] for k in range(0, len(chosen), BLOCK)]
     later = chosen[chosen >= start]
     asked = [later[k : k + BLOCK] for k in range(0, len(later), BLOCK)]
     work = [(a, b) for b in asked for a in blocks if a[0] <= b[-1]]
-    pairs, flipped = [np.zeros((0, 2), int)], [np.zeros(0, bool)]
+    pairs = [np.zeros((0, 3), int)]
     for done, (a, b) in enumerate(work, 1):
         words_a, words_b = _words(rows, a), _words(rows, b)
         for mirror in (False, True):
-            found = _agreeing(rows, *_shared(words_a, words_b, mirror), mirror)
-            pairs.append(found)
-            flipped.append(np.full(len(found), mirror))
+            pairs.append(_agreeing(rows, *_shared(words_a, words_b, mirror), mirror))
         if progress:
             progress(done, len(work))
-    return np.concatenate(pairs), np.concatenate(flipped)
+    return _nearest(np.concatenate(pairs))[:, :2]
 
 
 def _nearest(pairs: np.ndarray) -> np.ndarray:
-    """Each (earlier, later) once, with its least distance, and of each later one the NEAREST earlier ones."""
+    """Each (earlier, later) once, with the least of its third column; of each later one the NEAREST by that."""
     best = pairs[np.lexsort((pairs[:, 2], pairs[:, 1], pairs[:, 0]))]
     best = best[_is_first(best[:, :2])]
     best = best[np.lexsort((best[:, 0], best[:, 2], best[:, 1]))]
-    first = _is_first(best[:, 1:2])
-    place = np.arange(len(best)) - np.flatnonzero(first)[np.cumsum(first) - 1]
-    return best[place < NEAREST]
+    return best[_places_since(_is_first(best[:, 1:2])) < NEAREST]
 
 
 def _is_first(rows: np.ndarray) -> np.ndarray:
@@ -105,33 +103,41 @@ def _is_first(rows: np.ndarray) -> np.ndarray:
     return np.append(True, (rows[1:] != rows[:-1]).any(axis=1))[: len(rows)]
 
 
+def _places_since(first: np.ndarray) -> np.ndarray:
+    """(n,) how many places after the last True each one is; the first one is True."""
+    return np.arange(len(first)) - np.flatnonzero(first)[np.cumsum(first) - 1]
+
+
 def _shared(a: Words, b: Words, mirror: bool) -> tuple[np.ndarray, np.ndarray]:
     """Words of some pictures that are near a word of a later one of others: (m, 2) int each, picture and place."""
     (of_a, words_a), (of_b, words_b) = a, b
     among_themselves = not mirror and np.array_equal(of_a, of_b)
     asked = words_b ^ MIRROR if mirror else words_b
-    first, second = [np.zeros((0, 2), np.int32)], [np.zeros((0, 2), np.int32)]
+    held, most = np.zeros((2, 0), np.int64), HELD
     for i, j, _ in each_near(asked, None if among_themselves else words_a, WORD_RADIUS):
-        one, other = of_a[j], of_b[i]
         if among_themselves:
-            one, other = np.where((one[:, :1] < other[:, :1])[None], (one, other), (other, one))
-        before = one[:, 0] < other[:, 0]
-        first.append(one[before])
-        second.append(other[before])
-    return np.concatenate(first), np.concatenate(second)
+            i, j = np.maximum(i, j), np.minimum(i, j)  # words are in the order of their pictures
+        before = of_a[j, 0] < of_b[i, 0]
+        held = np.append(held, [i[before], j[before]], axis=1)
+        if held.shape[1] > most:
+            held = _earliest(held)
+            most = HELD + held.shape[1]
+    later, earlier = _earliest(held)
+    return of_a[earlier], of_b[later]
+
+
+def _earliest(hits: np.ndarray) -> np.ndarray:
+    """Of each later word (first row) its HITS earliest ones (second row), sorted."""
+    hits = hits[:, np.lexsort((hits[1], hits[0]))]
+    first = _is_first(hits[0][:, None])
+    return hits[:, _places_since(first) < HITS]
 
 
 def _words(rows: np.ndarray, pictures: np.ndarray) -> Words:
-    """(m, 2) int32, picture and place, and (m,) uint64 of each of their words that are not too common."""
+    """(m, 2) int32, picture and place, and (m,) uint64 of each of their words, in order."""
     number = (rows[pictures, ORIENTATIONS] >> np.uint64(1)).astype(int)
     of = np.column_stack([np.repeat(pictures, number), _counting(number)]).astype(np.int32)
-    found = rows[of[:, 0], ORIENTATIONS + 1 + of[:, 1]]
-    ordered = np.sort(found)
-    common = np.unique(ordered[COMMON:][ordered[COMMON:] == ordered[:-COMMON]])
-    if len(common):
-        kept = ~np.isin(found, common)
-        of, found = of[kept], found[kept]
-    return of, found
+    return of, rows[of[:, 0], ORIENTATIONS + 1 + of[:, 1]]
 
 
 def _counting(number: np.ndarray) -> np.ndarray:
@@ -140,12 +146,13 @@ def _counting(number: np.ndarray) -> np.ndarray:
 
 
 def _agreeing(rows: np.ndarray, first: np.ndarray, second: np.ndarray, mirror: bool) -> np.ndarray:
-    """(m, 2) the pairs of pictures with two shared words that agree on how one picture lies in the other."""
+    """(m, 3) the pairs of pictures with two shared words that agree on how one lies in the other, and - words."""
     key = first[:, 0].astype(np.int64) * len(rows) + second[:, 0]
-    order = np.argsort(key, kind="stable")
+    order = np.lexsort((first[:, 1], second[:, 1], key))
     key, first, second = key[order], first[order], second[order]
-    fresh = _is_first(key[:, None])
-    kept = np.arange(len(key)) - np.flatnonzero(fresh)[np.cumsum(fresh) - 1] < TOGETHER
+    begins = np.flatnonzero(_is_first(key[:, None]))
+    met, number = key[begins], np.diff(begins, append=len(key))
+    kept = _places_since(_is_first(key[:, None])) < TOGETHER
     key, first, second = key[kept], first[kept], second[kept]
     a, b = _places(rows, first), _places(rows, second)
     if mirror:
@@ -155,7 +162,7 @@ def _agreeing(rows: np.ndarray, first: np.ndarray, second: np.ndarray, mirror: b
         one = np.flatnonzero(key[step:] == key[:-step])
         agree.append(key[one[_lie_alike(a[one], a[one + step], b[one], b[one + step])]])
     pairs = np.unique(np.concatenate(agree))
-    return np.column_stack([pairs // len(rows), pairs % len(rows)])
+    return np.column_stack([pairs // len(rows), pairs % len(rows), -number[np.searchsorted(met, pairs)]])
 
 
 def _places(rows: np.ndarray, of: np.ndarray) -> np.ndarray:

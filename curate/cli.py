@@ -41,7 +41,7 @@ License = Annotated[
 Mirrors = Annotated[
     list[str] | None, typer.Option("--mirror", help="Reach HOST by another base: https://www.bing.com=http://BASE.")
 ]
-Jobs = Annotated[int, typer.Option(min=1, help="Processes that measure pixels.")]
+Jobs = Annotated[int, typer.Option(min=1, help="Processes or threads that measure pixels.")]
 Seed = Annotated[int, typer.Option(help="Of everything that is drawn by chance.")]
 Arch = Annotated[str, typer.Option(help="Backbone for embeddings and heatmaps: a torchvision name or small_cnn.")]
 Weights = Annotated[str, typer.Option(help="DEFAULT (torchvision downloads them), or the path of a weights file.")]
@@ -128,23 +128,29 @@ def dedup(
     from curate.copies_page import write_copies
     from curate.ledger import Ledger, ledger_url
     from curate.manifest import read_manifest, write_manifest
-    from curate.wiring import deduplicate, keep_apart
+    from curate.wiring import Other, deduplicate, keep_apart
 
+    if against_data and not against:
+        raise CurateError("--against-data is the data root of --against, which is missing.")
     table = read_manifest(manifest)
-    other = read_manifest(against) if against else None
+    other = Other(read_manifest(against), against_data or data, against.name) if against else None
     with Ledger(ledger_url(ledger, data)) as book, progress_bars() as progress:
         marked, pairs = deduplicate(table, data, book, jobs, progress)
-        if against and other is not None:
-            marked, leaks = keep_apart(marked, data, other, against_data or data, against.name, jobs, progress)
+        if other:
+            marked, leaks, unread = keep_apart(marked, data, other, book, jobs, progress)
     write_manifest(marked, out)
     if report:
         page = out.with_name(f"{out.stem}-copies.html")
         write_copies(marked, pairs, data, page)
         typer.echo(f"the copies side by side: {page}")
-    if against:
-        typer.echo(f"{leaks} of {len(marked)} images are in {against} too, and rejected")
     copies, conflicts = (marked["status"] == "duplicate").sum(), marked["label_conflict"].notna().sum()
     typer.echo(f"{copies} of {len(marked)} images are copies, {conflicts} lie under two classes: {out}")
+    if other:
+        typer.echo(f"{leaks} of {len(marked)} images are in {against} too, and rejected")
+        if unread:
+            _give_up(
+                f"{unread} of {len(other.manifest)} images of {against} could not be read. Is --against-data right?"
+            )
 
 
 @app.command()
@@ -305,14 +311,14 @@ def split(
     """Split the accepted images 80:10:10, copies kept together: curate split manifests/balanced.csv"""
     from curate.console import progress_bars
     from curate.dedup import find_copies
-    from curate.duplicates import settled
+    from curate.duplicates import links
     from curate.ledger import Ledger, ledger_url
     from curate.manifest import read_manifest, write_manifest
     from curate.split import split as run
 
     table = read_manifest(manifest)
     with Ledger(ledger_url(ledger, data)) as book, progress_bars() as progress:
-        pairs = settled(find_copies(table, data, progress=progress), book.judged_pairs())
+        pairs = links(find_copies(table, data, progress=progress), table, book.judged_pairs())
     table = run(table, val_share=val_share, test_share=test_share, seed=seed, copies=pairs)
     write_manifest(table, out or manifest)
     counts = table["split"].value_counts()

@@ -25,7 +25,9 @@ class Compared:
     def __init__(self, root: Path) -> None:
         self.folder = root / "cache" / f"copies-{VERSION}"
         self._kept = RowCache(self.folder / "pairs")
-        self._outcomes = {key: _match(self._kept.take([key])[0]) for key in self._kept}
+        keys = list(self._kept)
+        rows = self._kept.take(keys) if keys else np.zeros((0, 0))
+        self._outcomes = {key: _match(row) for key, row in zip(keys, rows, strict=True)}
         self._batches = dict(self._read_batches())
 
     def __contains__(self, pair: tuple[str, str]) -> bool:
@@ -55,27 +57,30 @@ class Compared:
             if match and first in among and second in among:
                 yield first, second
 
-    def searched(self) -> dict[str, None]:
-        """Pictures that were all searched for copies of each other, in the order of the searches.
+    def searched(self, among: Iterable[str]) -> dict[str, None]:
+        """Those of some pictures that were all searched for copies of each other, in the order of the searches.
 
-        Two searches at once do not know of each other: the pictures of one of them are then left out.
+        Searches at one time, or of other manifests, do not know of each other: the pictures of the largest are told,
+        and of those that know it.
         """
+        wanted = set(among)
+        held = {name: wanted.intersection(pictures) for name, (pictures, _) in self._batches.items()}
         taken: list[str] = []
-        for name, (_, knew) in self._batches.items():
-            if all(other in knew or name in self._batches[other][1] for other in taken):
+        for name in sorted(held, key=lambda name: (-len(held[name]), name)):
+            if all(other in self._batches[name][1] or name in self._batches[other][1] for other in taken):
                 taken.append(name)
-        self._knew = taken
-        return dict.fromkeys(picture for name in taken for picture in self._batches[name][0])
+        return dict.fromkeys(p for name in sorted(taken) for p in self._batches[name][0] if p in wanted)
 
-    def finish(self, fresh: Iterable[str]) -> None:
-        """These pictures have been searched for too, among each other and with all that `searched` told."""
-        fresh = list(fresh)
+    def finish(self, fresh: Iterable[str], among: Iterable[str]) -> None:
+        """These pictures have been searched for too, with all of those among which they are."""
+        fresh, wanted = list(fresh), set(among)
+        knew = [name for name, (pictures, _) in self._batches.items() if wanted.issuperset(pictures)]
         if not fresh:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / f"searched-{len(self._batches):06d}-{os.urandom(4).hex()}.json"
         with replacing(path) as temporary:
-            temporary.write_text(json.dumps({"pictures": fresh, "knew": self._knew}))
+            temporary.write_text(json.dumps({"pictures": fresh, "knew": knew}))
 
     def _read_batches(self) -> Iterator[tuple[str, tuple[list[str], set[str]]]]:
         for path in sorted(self.folder.glob("searched-*.json")):

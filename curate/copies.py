@@ -17,6 +17,7 @@ REACH = 3.0
 MIN_ALIKE = 0.8  # median correlation of the patches: `python -m benchmarks.duplicates --thresholds`
 MIN_SHARE = 0.55  # share of the patches that correlate above PATCH_ALIKE
 MIN_CENTRE = 0.4  # the same share in the middle of the overlap: a common frame is not a common picture
+AROUND_NOTHING = 0.9  # the same share where there is nothing in the middle
 PATCH_ALIKE = 0.7
 CUT_OUT = {"points": 20, "share": 0.35, "centre": 0.75}  # at least, of what stands before another background
 MIN_COVER = 0.4  # of one of the two pictures: what the other one shows of it
@@ -57,7 +58,7 @@ class Match(NamedTuple):
         patches: patches of the overlap with something to compare.
         alike: median correlation of the patches.
         share: of the patches that correlate above PATCH_ALIKE.
-        centre: the same in the middle of the overlap; 1 where there is nothing to compare.
+        centre: the same in the middle of the overlap; where there is nothing to compare, 1 if nearly all else agrees.
         cover_first: share of the first picture that the second one shows.
         cover_second: share of the second picture that the first one shows.
         scale: length in the second picture over length in the first, both SIDE pixels long.
@@ -200,12 +201,13 @@ def _agreement(a: np.ndarray, b: np.ndarray, affine: np.ndarray, points: int, fl
     middle = middle[~np.isnan(middle)]
     if len(useful) < 4:
         return None
+    share = float((useful > PATCH_ALIKE).mean())
     return Match(
         points,
         len(useful),
         float(np.median(useful)),
-        float((useful > PATCH_ALIKE).mean()),
-        float((middle > PATCH_ALIKE).mean()) if len(middle) else 1.0,
+        share,
+        float((middle > PATCH_ALIKE).mean()) if len(middle) else float(share >= AROUND_NOTHING),
         min(float(seen.sum() / (area * a.size)), 1.0),
         float(seen.mean()),
         area**0.5,

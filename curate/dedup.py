@@ -16,11 +16,10 @@ from curate.compared import Compared
 from curate.copies import Look, Match, same_photograph, swapped
 from curate.errors import CurateError
 from curate.manifest import require_columns
-from curate.pictures import Pictures, lettering_of, pictures_of, read_fingerprints, take_kept
+from curate.pictures import NOT_COMPARED, Pictures, lettering_of, pictures_of, read_fingerprints, take_kept
 from curate.store import ImageError
 from curate.threads import Progress, map_on_threads, one_thread_each
 
-REPRESENTATIVES = 4  # pictures of the same photograph whose words are searched
 CLOSED = 24  # pictures that hang together are all compared with each other, up to this many
 HUBS = 3  # of more: each with the largest ones, and with the one that has the most copies
 PAIR_COLUMNS = {
@@ -74,7 +73,7 @@ def known_copies(manifest: pd.DataFrame, root: Path) -> pd.DataFrame:
     """
     require_columns(manifest, "image_id", "file_name", made_by="curate scrape")
     compared = Compared(root)
-    pictures = pictures_of(manifest, [(root, name) for name in manifest["file_name"]], compared.searched())
+    pictures = pictures_of(manifest, [(root, name) for name in manifest["file_name"]], compared)
     take_kept(pictures, manifest, root)
     return _table(pictures, compared, manifest, root)
 
@@ -89,6 +88,8 @@ def find_leaks(
     progress: Progress | None = None,
 ) -> pd.DataFrame:
     """Pairs of an image of the manifest (`first`) and an image of another one (`second`): columns of `find_copies`.
+
+    An image of either that does not open is a row too.
 
     Args:
         manifest: with `image_id`, `file_name`.
@@ -109,10 +110,11 @@ def find_leaks(
     ids = both["image_id"].to_numpy(dtype=object)
     names = np.char.add(np.where(side, "other ", "mine "), ids.astype(str))
     found = _find(both.assign(image_id=names), files, root, jobs, progress)
-    crossing = found["second"].str.startswith("other ").fillna(True) & found["first"].str.startswith("mine ")
-    found = found[crossing].reset_index(drop=True)
+    sides = found[["first", "second"]].map(lambda name: name.split(" ", 1)[0], na_action="ignore")
+    crossing = sides["first"].eq("mine") & sides["second"].eq("other")
+    found = found[crossing | found["second"].isna()].reset_index(drop=True)
     for column in ("first", "second"):
-        found[column] = found[column].str.split(" ", n=1).str[1]
+        found[column] = found[column].map(lambda name: name.split(" ", 1)[1], na_action="ignore").astype("str")
     return found
 
 
@@ -121,16 +123,17 @@ def _find(
 ) -> pd.DataFrame:
     compared = Compared(root)
     with one_thread_each():
-        pictures = pictures_of(manifest, files, compared.searched())
+        pictures = pictures_of(manifest, files, compared)
         read_fingerprints(pictures, manifest, root, jobs, progress)
         check = _Check(pictures, compared, jobs, progress)
         check(near_wholes(pictures.rows, pictures.start)[:, :2], "pairs by hash")
         step = None if progress is None else lambda done, total: progress("words", done, total)
-        chosen = _representatives(pictures, compared)
-        check(shared_words(pictures.rows, chosen, pictures.start, step)[0], "pairs by words")
-        check(_hanging_together(pictures, compared, _area(manifest)), "pairs over others")
+        chosen = np.setdiff1d(np.arange(len(pictures.keys)), list(pictures.broken))
+        check(shared_words(pictures.rows, chosen, pictures.start, step), "pairs by words")
+        check(_hanging_together(pictures, compared, _sides(manifest).prod(axis=1)), "pairs over others")
         compared.flush()
-        compared.finish(key for n, key in enumerate(pictures.keys) if n >= pictures.start and check.is_done(n))
+        done = [n for n in range(len(pictures.keys)) if check.is_done(n)]
+        compared.finish([pictures.keys[n] for n in done if n >= pictures.start], [pictures.keys[n] for n in done])
         return _table(pictures, compared, manifest, root)
 
 
@@ -164,23 +167,9 @@ class _Check:
             try:
                 looks.append(self.pictures.look(picture))
             except (CurateError, ImageError) as error:  # it is gone since its fingerprint was taken
-                self.pictures.broken[picture] = f"not compared: {error}"
+                self.pictures.broken[picture] = f"{NOT_COMPARED}: {error}"
                 return str(error)
         return same_photograph(*looks)
-
-
-def _representatives(pictures: Pictures, compared: Compared) -> np.ndarray:
-    """The pictures whose words are searched: not more than REPRESENTATIVES of those that are copies by their hash."""
-    number = {key: n for n, key in enumerate(pictures.keys)}
-    earlier: dict[int, list[int]] = {}
-    for first, second in compared.copies(set(number)):
-        a, b = sorted((number[first], number[second]))
-        earlier.setdefault(b, []).append(a)
-    chosen = np.ones(len(pictures.keys), bool)
-    chosen[list(pictures.broken)] = False
-    for picture in sorted(earlier):
-        chosen[picture] &= chosen[earlier[picture]].sum() < REPRESENTATIVES
-    return np.flatnonzero(chosen)
 
 
 def _hanging_together(pictures: Pictures, compared: Compared, area: np.ndarray) -> list[tuple[int, int]]:
@@ -190,7 +179,7 @@ def _hanging_together(pictures: Pictures, compared: Compared, area: np.ndarray) 
     graph = coo_array((np.ones(len(links)), (links[:, 0], links[:, 1])), shape=(len(number),) * 2)
     _, component = connected_components(graph, directed=False)
     degree = np.bincount(links.ravel(), minlength=len(number))
-    size = np.array([area[images].max() for images in pictures.images])
+    size = np.array([np.nan_to_num(area[images]).max() for images in pictures.images])
     linked = np.flatnonzero(degree)
     pairs: list[tuple[int, int]] = []
     for members in (group.tolist() for group in _split_by(component[linked], linked)):
@@ -211,7 +200,7 @@ def _split_by(group: np.ndarray, values: np.ndarray) -> list[np.ndarray]:
 def _table(pictures: Pictures, compared: Compared, manifest: pd.DataFrame, root: Path) -> pd.DataFrame:
     """The pairs of images, columns of PAIR_COLUMNS."""
     number = {key: n for n, key in enumerate(pictures.keys)}
-    longer = manifest[["width", "height"]].max(axis=1).to_numpy(float) if "width" in manifest else None
+    longer = _sides(manifest).max(axis=1)
     pairs: dict[tuple[int, int], tuple[int, int, Match]] = {}
     for keys in compared.copies(set(number)):
         match = compared.outcome(*keys)
@@ -223,9 +212,9 @@ def _table(pictures: Pictures, compared: Compared, manifest: pd.DataFrame, root:
     ids = manifest["image_id"].tolist()
     rows: list[dict[str, Any]] = []
     for images in pictures.images:
-        rows += [_same_bytes(ids[a], ids[b]) | {"at": (a, b)} for a, b in combinations(images, 2)]
+        alike = [*combinations(images[:CLOSED], 2), *((images[0], image) for image in images[CLOSED:])]
+        rows += [_same_bytes(ids[a], ids[b]) | {"at": (a, b)} for a, b in alike]
     for (a, b), (first, second, match) in pairs.items():
-        ratio = 1.0 if longer is None else longer[a] / longer[b]
         rows.append(
             {
                 "at": (a, b),
@@ -236,7 +225,7 @@ def _table(pictures: Pictures, compared: Compared, manifest: pd.DataFrame, root:
                 "flipped": match.flipped,
                 "cover_first": match.cover_first,
                 "cover_second": match.cover_second,
-                "finer": ratio / match.scale,
+                "finer": longer[a] / longer[b] / match.scale,
                 "lettering_first": lettered[first],
                 "lettering_second": lettered[second],
             }
@@ -252,8 +241,9 @@ def _same_bytes(first: str, second: str) -> dict[str, Any]:
     return {"first": first, "second": second, "distance": 0, "check": "the same bytes", "flipped": False, **even}
 
 
-def _area(manifest: pd.DataFrame) -> np.ndarray:
-    """(n,) pixels; 0 where they are not known."""
+def _sides(manifest: pd.DataFrame) -> np.ndarray:
+    """(n, 2) float64, width and height in pixels; missing where they are not known."""
     if "width" not in manifest or "height" not in manifest:
-        return np.zeros(len(manifest))
-    return (manifest["width"].astype("float64") * manifest["height"].astype("float64")).fillna(0).to_numpy()
+        return np.full((len(manifest), 2), np.nan)
+    sides = manifest[["width", "height"]].astype("Float64").to_numpy("float64", na_value=np.nan)
+    return np.where(sides > 0, sides, np.nan)

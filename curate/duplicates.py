@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from curate.manifest import require_columns
+from curate.pictures import NOT_COMPARED
 
 LETTERED = 0.03  # share of a picture under text by which two copies must differ, that the cleaner one is better
 FINER = 1.25  # pixels for a pixel, along a side, by which the one with more of them is better
@@ -59,7 +60,7 @@ def mark_duplicates(manifest: pd.DataFrame, pairs: pd.DataFrame, judged: pd.Data
     status, reason, duplicate_of = (before[c].copy() for c in text[:3])
     marked = status == "duplicate"
     status[marked | pd.isna(status)] = "candidate"
-    reason[marked] = duplicate_of[:] = np.nan
+    reason[marked | _is_failure(reason)] = duplicate_of[:] = np.nan
     ids, labels = manifest["image_id"].to_numpy(dtype=object), manifest["label"].to_numpy(dtype=object)
     facts = _Facts(status == "accepted", *(_numbers(manifest, c) for c in ("width", "height", "bytes")))
     rank = _rank(facts, known)
@@ -95,9 +96,22 @@ def mark_leaks(manifest: pd.DataFrame, leaks: pd.DataFrame, where: str) -> pd.Da
     table["reason"] = (manifest["reason"] if "reason" in manifest else pd.Series(index=table.index)).astype("str")
     table.loc[mine, "status"] = "rejected"
     table.loc[mine, "reason"] = [
-        f"copy of {pair.second} in {where}: {pair.distance} bits, {pair.check}" for pair in found.itertuples()
+        f"copy of {pair.second} in {where}: {_saw(pair.distance, pair.check)}" for pair in found.itertuples()
     ]
     return table
+
+
+def links(pairs: pd.DataFrame, manifest: pd.DataFrame, judged: pd.DataFrame) -> pd.DataFrame:
+    """All links of images, `first` and `second`: the pairs, and those that a manifest names, but for the judged ones.
+
+    Args:
+        pairs: of `find_copies`.
+        manifest: through `mark_duplicates` or not.
+        judged: `Ledger.judged_pairs()`.
+    """
+    named = [manifest[["image_id", c]].dropna() for c in ("duplicate_of", "label_conflict") if c in manifest]
+    both = [table.set_axis(["first", "second"], axis=1) for table in named]
+    return settled(pd.concat([pairs, *both], ignore_index=True), judged)
 
 
 def settled(pairs: pd.DataFrame, judged: pd.DataFrame) -> pd.DataFrame:
@@ -134,7 +148,7 @@ class _Facts(NamedTuple):
         if abs(math.log(link.finer)) > math.log(FINER):
             return link.finer > 1, "one with more pixels of it"
         area, other_area = (self.width[n] * self.height[n] for n in (row, other))
-        if area != other_area:
+        if area != other_area and min(area, other_area) > 0:
             return area > other_area, "larger one"
         if self.size[row] != self.size[other]:
             return self.size[row] > self.size[other], "larger file"
@@ -143,7 +157,8 @@ class _Facts(NamedTuple):
     def why(self, kept: int, row: int, link: Link) -> str:
         """Why one stays and its copy goes; `link` is the kept one's view."""
         is_better, by = self.better(kept, row, link)
-        return f"the {by if is_better else 'best of all copies'} ({self.width[kept]:.0f}x{self.height[kept]:.0f}) stays"
+        size = f" ({self.width[kept]:.0f}x{self.height[kept]:.0f})" if self.width[kept] * self.height[kept] else ""
+        return f"the {by if is_better else 'best of all copies'}{size} stays"
 
 
 def _known_pairs(
@@ -165,8 +180,7 @@ def _known_pairs(
     for pair in pairs[pairs["second"].notna()].to_dict("records") if len(pairs) else []:
         mirrored = "mirrored, " if pair["flipped"] and "mirrored" not in pair["check"] else ""
         lettering = pair.get("lettering_first", math.nan) - pair.get("lettering_second", math.nan)
-        bits = "" if pd.isna(pair["distance"]) else f"{pair['distance']} bits, "
-        saw = f"{mirrored}{bits}{pair['check']}"
+        saw = mirrored + _saw(pair["distance"], pair["check"])
         add(pair["first"], pair["second"], Link(saw, pair.get("finer", math.nan), lettering))
     for pair in judged.to_dict("records") if judged is not None else []:
         a, b = (row_of.get(pair[name], -1) for name in ("first", "second"))
@@ -222,10 +236,19 @@ def _note_failures(pairs: pd.DataFrame, ids: np.ndarray, reason: np.ndarray) -> 
             reason[row] = causes[image]
 
 
+def _saw(distance: int | None, check: str) -> str:
+    return check if pd.isna(distance) else f"{distance} bits, {check}"
+
+
+def _is_failure(reason: np.ndarray) -> np.ndarray:
+    """(n,) whether a reason is that the image could not be compared, which another run may find otherwise."""
+    return np.array([isinstance(text, str) and text.startswith(NOT_COMPARED) for text in reason], bool)
+
+
 def _numbers(manifest: pd.DataFrame, column: str) -> np.ndarray:
     if column not in manifest:
         return np.zeros(len(manifest))
-    return manifest[column].astype("float64").fillna(0).to_numpy()
+    return manifest[column].astype("Float64").fillna(0).clip(lower=0).to_numpy("float64")
 
 
 def _nothing(manifest: pd.DataFrame) -> np.ndarray:

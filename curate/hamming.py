@@ -26,23 +26,6 @@ class Groups(NamedTuple):
     size: np.ndarray
 
 
-def pairs_within(bits: np.ndarray, radius: int) -> np.ndarray:
-    """All pairs of 64-bit hashes within a Hamming distance, exactly.
-
-    Args:
-        bits: (n,) uint64.
-        radius: bits.
-
-    Returns:
-        (m, 2) int, each row i < j, sorted. Equal hashes are searched once, however many there are.
-    """
-    groups = group(bits, np.arange(len(bits)), np.arange(len(bits)))
-    i, j, _ = near(groups.hashes, groups.hashes, radius)
-    a, b, _ = cross(i, j, groups, groups, most=len(bits))
-    pairs = np.unique(np.stack([a[a < b], b[a < b]], axis=1), axis=0)
-    return pairs.reshape(-1, 2)
-
-
 def group(bits: np.ndarray, image: np.ndarray, rank: np.ndarray) -> Groups:
     """Images by hash: (m,) uint64 and the image of each; rank: (n,) of the images, 0 the best."""
     hashes, which = np.unique(bits, return_inverse=True)

@@ -130,7 +130,7 @@ def open_rgb(root: Path, file_name: str) -> Image.Image:
     Raises:
         CurateError: as `locate`. ImageError: damaged.
     """
-    return decode(locate(root, file_name).read_bytes())
+    return decode(_read(root, file_name))
 
 
 def open_gray(root: Path, file_name: str, side: int) -> np.ndarray:
@@ -139,11 +139,18 @@ def open_gray(root: Path, file_name: str, side: int) -> np.ndarray:
     Raises:
         CurateError: as `locate`. ImageError: damaged.
     """
-    with _opened(locate(root, file_name).read_bytes()) as image:
+    with _opened(_read(root, file_name)) as image:
         shorter = max(1, side * min(image.size) // max(image.size))
         image.draft("L", (side, shorter) if image.width >= image.height else (shorter, side))
         image.load()
         return np.asarray(_to_gray(_turned(image, _turn(image))))
+
+
+def _read(root: Path, file_name: str) -> bytes:
+    try:
+        return locate(root, file_name).read_bytes()
+    except OSError as error:
+        raise ImageError(f"cannot be read: {error.strerror}") from error
 
 
 def square(image: Image.Image, side: int) -> np.ndarray:

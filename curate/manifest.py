@@ -100,7 +100,9 @@ def _typed(column: pd.Series, name: str, where: Path | str) -> pd.Series:
         return column.astype("str").where(~missing)
     numbers = pd.to_numeric(column, errors="coerce")
     wrong = column.notna() & numbers.isna()
+    wrong |= np.isinf(numbers.astype("float64"))
     if kind == "integer":
+        wrong |= numbers.astype("float64").abs() >= 2**63
         wrong |= numbers.notna() & (numbers != np.floor(numbers.astype("float64")))
     _refuse(column.to_frame(name), name, wrong, where, f"is no {kind}")
     return numbers.astype(_DTYPES[kind])

@@ -1,6 +1,7 @@
 """The pictures of a manifest as the search for copies sees them: each content once, with its fingerprint."""
 
 import math
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -10,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from curate.cache import RowCache
+from curate.compared import Compared
 from curate.copies import SIDE, Look, look_at, to_gray
 from curate.cues import lettering
 from curate.errors import CurateError
@@ -18,7 +20,9 @@ from curate.images import open_gray
 from curate.store import ImageError
 from curate.threads import Progress, map_on_threads
 
+NOT_COMPARED = "not compared"  # how the cause begins that an image could not be
 LETTERING_VERSION = 1  # goes up when the lettering of the same picture changes
+SHA256 = re.compile(r"[0-9a-fA-F]{64}")
 LOOKS = 2048  # pictures that are kept in memory with their features, 100 kB each
 
 
@@ -58,22 +62,32 @@ class Pictures:
 
     def distance(self, first: int, second: int) -> int | None:
         """Bits between two hashes, in the orientation in which they are least; None where one has none."""
-        if not (self.rows[[first, second], ORIENTATIONS] & np.uint64(1)).all():
+        a, b = self.rows[first], self.rows[second]
+        if not a[ORIENTATIONS] & b[ORIENTATIONS] & np.uint64(1):
             return None
-        return int(np.bitwise_count(self.rows[first, :ORIENTATIONS] ^ self.rows[second, 0]).min())
+        ways = np.append(a[:ORIENTATIONS] ^ b[0], b[:ORIENTATIONS] ^ a[0])
+        return int(np.bitwise_count(ways).min())
 
 
-def pictures_of(manifest: pd.DataFrame, files: list[tuple[Path, str]], searched: dict[str, None]) -> Pictures:
+def pictures_of(manifest: pd.DataFrame, files: list[tuple[Path, str]], compared: Compared) -> Pictures:
     """The pictures of a manifest, of which these files are the images, without fingerprints."""
-    hashes = manifest["sha256"].fillna("").tolist() if "sha256" in manifest else [""] * len(manifest)
+    hashes = manifest["sha256"].tolist() if "sha256" in manifest else [None] * len(manifest)
     showing: dict[str, list[int]] = {}
     for row, sha256 in enumerate(hashes):
-        showing.setdefault(sha256[:16] or f"-{row}", []).append(row)
-    before = [key for key in searched if key in showing]
-    keys = before + [key for key in showing if key not in searched]
+        known = isinstance(sha256, str) and SHA256.fullmatch(sha256)
+        showing.setdefault(sha256[:16].lower() if known else f"-{row}", []).append(row)
+    before = compared.searched(showing)
+    keys = [*before, *(key for key in showing if key not in before)]
     images = [showing[key] for key in keys]
-    rows = np.zeros((len(keys), LENGTH), np.uint64)
-    return Pictures(keys, images, [files[rows_[0]] for rows_ in images], len(before), rows)
+    there = [next((files[row] for row in mine if _is_there(*files[row])), files[mine[0]]) for mine in images]
+    return Pictures(keys, images, there, len(before), np.zeros((len(keys), LENGTH), np.uint64))
+
+
+def _is_there(root: Path, name: str) -> bool:
+    try:
+        return (root / name).is_file()
+    except (OSError, ValueError):  # a name that no file can have
+        return False
 
 
 def read_fingerprints(
@@ -85,7 +99,7 @@ def read_fingerprints(
         CurateError: a `phash` of the manifest is no hash.
     """
     kept = _fingerprints(root)
-    todo = [n for n, key in enumerate(pictures.keys) if key not in kept]
+    todo = [n for n, key in enumerate(pictures.keys) if key not in kept or not _is_there(*pictures.files[n])]
     made = map_on_threads(lambda n: _fingerprint(pictures, n), todo, "images", jobs, progress)
     for n, row in zip(todo, made, strict=True):
         if isinstance(row, str):
@@ -96,6 +110,8 @@ def read_fingerprints(
             kept.append([pictures.keys[n]], row[None])
     kept.flush()
     take_kept(pictures, manifest, root)
+    for n in pictures.broken:
+        pictures.rows[n] = 0
 
 
 def take_kept(pictures: Pictures, manifest: pd.DataFrame, root: Path) -> None:
@@ -140,7 +156,7 @@ def _fingerprint(pictures: Pictures, picture: int) -> np.ndarray | str:
     try:
         return to_row(fingerprint(pictures.look(picture)))
     except (CurateError, ImageError) as error:
-        return f"not compared: {error}"
+        return f"{NOT_COMPARED}: {error}"
 
 
 def _given_hashes(pictures: Pictures, manifest: pd.DataFrame) -> Iterator[tuple[int, int]]:

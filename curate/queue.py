@@ -95,8 +95,8 @@ class ReviewQueue:
         """Fold in one decision of the ledger, in the ledger's order; one that is known already changes nothing."""
         if decision.decision_id in self._past:
             return
-        if decision.verdict in PAIR_VERDICTS:
-            return
+        if decision.verdict in PAIR_VERDICTS or (decision.verdict == "undo" and decision.undoes not in self._past):
+            return  # of two images, or the undo of that
         touched = [decision.image_id, *self._copies.get(decision.image_id, ())]
         for image_id in touched:
             self._count(image_id, -1)

@@ -58,10 +58,14 @@ def locate(root: Path, file_name: str) -> Path:
     Raises:
         CurateError: outside the data root (also by a symbolic link), or no such file.
     """
-    path = (root / file_name).resolve()
+    try:
+        path = (root / file_name).resolve()
+        there = path.is_file()
+    except (OSError, ValueError, RuntimeError) as error:  # too long, with a NUL, a loop of links
+        raise CurateError(f"{file_name[:80]!r}: no name of a file under {root}: {error}") from error
     if not is_inside(file_name) or not path.is_relative_to(root.resolve()):
         raise CurateError(f"{file_name}: outside the data root {root}; it is not opened.")
-    if not path.is_file():
+    if not there:
         raise CurateError(
             f"{file_name}: no such image under {root}. Was it deleted, or is --data wrong? "
             "`curate scrape` fetches what is missing again."

@@ -1,13 +1,16 @@
 """A function of each of many items, on threads that do not get in each other's way."""
 
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from itertools import islice
 from typing import Any
 
 import cv2
-from joblib import Parallel, delayed
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
+AHEAD = 64  # items that are begun before the first of them is taken
 Progress = Callable[[str, int, int], None]  # what is done, how many are done, how many there are
 
 
@@ -15,11 +18,19 @@ def map_on_threads(
     function: Callable[[Any], Any], items: Sequence[Any], what: str, jobs: int, progress: Progress | None
 ) -> Iterator[Any]:
     """The function of each item, in order; `what` is what the progress is told of."""
-    results = Parallel(jobs, prefer="threads", return_as="generator")(delayed(function)(item) for item in items)
-    for done, result in enumerate(results, 1):
-        yield result
-        if progress:
-            progress(what, done, len(items))
+    pool, todo = ThreadPoolExecutor(jobs), iter(items)
+    try:
+        waiting = deque(pool.submit(function, item) for item in islice(todo, AHEAD))
+        done = 0
+        while waiting:
+            result = waiting.popleft().result()
+            waiting.extend(pool.submit(function, item) for item in islice(todo, 1))
+            done += 1
+            yield result
+            if progress:
+                progress(what, done, len(items))
+    finally:
+        pool.shutdown(cancel_futures=True)  # after an interrupt too: a thread that is left in C code ends the process
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from types import ModuleType
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -19,8 +20,8 @@ from curate.collected import collected
 from curate.columns import COLUMNS
 from curate.console import Bars
 from curate.decide import apply_decisions
-from curate.dedup import PAIR_COLUMNS, find_copies, find_leaks
-from curate.duplicates import mark_duplicates, mark_leaks, settled
+from curate.dedup import find_copies, find_leaks
+from curate.duplicates import links, mark_duplicates, mark_leaks, settled
 from curate.errors import CurateError
 from curate.ledger import Ledger
 from curate.recipe import Recipe
@@ -83,6 +84,14 @@ class Model:
         )
 
 
+class Other(NamedTuple):
+    """A data set that another one must not share images with: its manifest, data root, and name."""
+
+    manifest: pd.DataFrame
+    root: Path
+    name: str
+
+
 def deduplicate(
     manifest: pd.DataFrame, root: Path, ledger: Ledger, jobs: int, progress: Bars
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -101,11 +110,14 @@ def deduplicate(
 
 
 def keep_apart(
-    manifest: pd.DataFrame, root: Path, other: pd.DataFrame, other_root: Path, name: str, jobs: int, progress: Bars
-) -> tuple[pd.DataFrame, int]:
-    """The manifest without the images that another one holds too, and how many those are."""
-    leaks = find_leaks(manifest, root, other, other_root, jobs=jobs, progress=progress)
-    return mark_leaks(manifest, leaks, name), leaks.dropna(subset=["second"])["first"].nunique()
+    manifest: pd.DataFrame, root: Path, other: Other, ledger: Ledger, jobs: int, progress: Bars
+) -> tuple[pd.DataFrame, int, int]:
+    """The manifest without the images that another one holds too; how many those are; how many could not be read."""
+    leaks = find_leaks(manifest, root, other.manifest, other.root, jobs=jobs, progress=progress)
+    leaks = settled(leaks, ledger.judged_pairs())
+    held = leaks[leaks["second"].notna()]
+    unread = leaks.loc[leaks["second"].isna(), "first"].isin(other.manifest["image_id"])
+    return mark_leaks(manifest, held, other.name), held["first"].nunique(), int(unread.sum())
 
 
 def rejected_elsewhere(ledger: Ledger, standing: pd.DataFrame, known: set[str]) -> pd.DataFrame:
@@ -124,7 +136,7 @@ class Loop:
     Attributes:
         manifest: audited.
         problems: what was wrong with the answers of a source; such a source is not searched again.
-        pairs: the verified copies, since the last `enrich`.
+        links: the copies, as the last `enrich` found them.
     """
 
     manifest: pd.DataFrame
@@ -136,7 +148,7 @@ class Loop:
     seed: int
     progress: Bars
     problems: dict[str, str] = field(default_factory=dict)
-    pairs: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=list(PAIR_COLUMNS)))
+    links: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=["first", "second"]))
 
     def __post_init__(self) -> None:
         self.standing = self.ledger.standing()
@@ -158,16 +170,12 @@ class Loop:
         """Mark the copies, of what was rejected in any class too, and judge every row."""
         table = pd.concat([table, self.elsewhere], ignore_index=True) if len(self.elsewhere) else table
         judged = self.ledger.judged_pairs()
-        self.pairs = settled(find_copies(table, self.root, jobs=self.jobs, progress=self.progress), judged)
-        table = mark_duplicates(table, self.pairs, judged)
-        table = bar_copies(table, self.links(table), self.standing)
+        pairs = settled(find_copies(table, self.root, jobs=self.jobs, progress=self.progress), judged)
+        table = mark_duplicates(table, pairs, judged)
+        self.links = links(pairs, table, judged)
+        table = bar_copies(table, self.links, self.standing)
         table = table[~table["image_id"].isin(self.elsewhere["image_id"])].reset_index(drop=True)
         return self.audit(table)
-
-    def links(self, table: pd.DataFrame) -> pd.DataFrame:
-        """All links of a marked table, columns `first` and `second`: those found, and those the manifest names."""
-        marked = [table[["image_id", column]].dropna() for column in ("duplicate_of", "label_conflict")]
-        return pd.concat([self.pairs, *(link.set_axis(["first", "second"], axis=1) for link in marked)])
 
     def audit(self, table: pd.DataFrame, explain: Explain | None = None) -> pd.DataFrame:
         """`curate audit` of a table; without heatmaps unless `explain` is given."""
@@ -227,7 +235,7 @@ def rebalance(
     if not unattended and unexplained:
         result.manifest = loop.audit(result.manifest, partial(model.explain, only=unexplained))
     if not result.short or min(result.accepted.values()) > 2:
-        result.manifest = split(result.manifest, seed=loop.seed, copies=loop.links(result.manifest))
+        result.manifest = split(result.manifest, seed=loop.seed, copies=loop.links)
     return result
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import curate.candidates
-from curate.candidates import COMMON, NEAREST, near_wholes, shared_words
+from curate.candidates import HITS, NEAREST, near_wholes, shared_words
 from curate.fingerprint import LENGTH, MIRROR, ORIENTATIONS, WORDS
 
 RNG = np.random.default_rng(0)
@@ -35,7 +35,7 @@ def moved(places: np.ndarray, turn: float, scale: float) -> np.ndarray:
 
 
 def found(rows: list[np.ndarray], start: int = 0) -> list[list[int]]:
-    return shared_words(np.stack(rows), np.arange(len(rows)), start)[0].tolist()
+    return shared_words(np.stack(rows), np.arange(len(rows)), start).tolist()
 
 
 @pytest.mark.parametrize("turn", [0, 0.02, 0.25, 0.7])
@@ -64,17 +64,21 @@ def test_a_mirrored_picture_is_met_by_its_words_in_a_mirror():
     words, places = drawn(40)
     other = places.copy()
     other[:, 0], other[:, 2] = 223 - places[:, 0], (128 - places[:, 2]) % 256
-    pairs, flipped = shared_words(np.stack([row(words, places), row(words ^ MIRROR, other)]), np.arange(2))
-    assert pairs.tolist() == [[0, 1]]
-    assert flipped.tolist() == [True]
+    assert found([row(words, places), row(words ^ MIRROR, other)]) == [[0, 1]]
 
 
-def test_a_word_that_very_many_have_says_nothing(monkeypatch):
-    monkeypatch.setattr(curate.candidates, "COMMON", 5)
+def test_of_a_word_that_very_many_have_the_earliest_pictures_count(monkeypatch):
+    """Each of 60 pictures under one watermark is compared with a few, whenever the hits are thinned out."""
     words, places = drawn(10)
-    assert len(found([row(words, places)] * 5)) == 10
-    assert found([row(words, places)] * 6) == []
-    assert COMMON >= 1000
+    rows = [row(words, places)] * 60
+    few = found(rows)
+    assert set(map(tuple, few)) >= {(0, n) for n in range(1, 60)}
+    assert len(few) <= 60 * NEAREST
+    assert HITS <= NEAREST
+    monkeypatch.setattr(curate.candidates, "HELD", 100)
+    assert found(rows) == few
+    assert [pair for pair in few if pair[1] < 40] == found(rows[:40])
+    assert [pair for pair in few if pair[1] >= 40] == found(rows, 40)
 
 
 @pytest.mark.parametrize("block", [2, 3, 7, 100])

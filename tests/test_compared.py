@@ -38,35 +38,44 @@ def test_a_swapped_pair_swapped_again_is_the_same():
 def test_searches_one_after_the_other_add_up(tmp_path):
     for fresh in (["a", "b"], ["c"], []):
         compared = Compared(tmp_path)
-        compared.searched()
-        compared.finish(fresh)
-    assert list(Compared(tmp_path).searched()) == ["a", "b", "c"]
+        compared.finish(fresh, [*compared.searched("abc"), *fresh])
+    assert list(Compared(tmp_path).searched("abc")) == ["a", "b", "c"]
+    assert list(Compared(tmp_path).searched("cb")) == ["b", "c"]
+
+
+def test_searches_of_two_manifests_do_not_know_of_each_other(tmp_path):
+    for pictures in ("ab", "cde"):
+        compared = Compared(tmp_path)
+        assert not compared.searched(pictures)
+        compared.finish(pictures, pictures)
+    both = Compared(tmp_path)
+    assert list(both.searched("abcde")) == ["c", "d", "e"]
+    both.finish("ab", "abcde")
+    assert sorted(Compared(tmp_path).searched("abcde")) == list("abcde")
+    part = Compared(tmp_path)
+    part.finish("f", "abf")  # c, d and e were not there
+    assert sorted(Compared(tmp_path).searched("abcdef")) == list("abcde")
 
 
 def test_of_two_searches_at_once_one_is_done_again(tmp_path):
     """Neither compared its pictures with those of the other one."""
-    begun = Compared(tmp_path)
-    begun.searched()
-    begun.finish(["a"])
+    Compared(tmp_path).finish("a", "a")
     one, other = Compared(tmp_path), Compared(tmp_path)
-    for search, fresh in ((one, "b"), (other, "c")):
-        assert list(search.searched()) == ["a"]
-        search.finish([fresh])
+    for search, fresh in ((one, "b"), (other, "cd")):
+        assert list(search.searched("abcd")) == ["a"]
+        search.finish(fresh, "a" + fresh)
     third = Compared(tmp_path)
-    known = list(third.searched())
-    assert known in (["a", "b"], ["a", "c"])
-    again = {"b", "c"} - set(known)
-    third.finish(sorted(again))
-    assert set(Compared(tmp_path).searched()) == {"a", "b", "c"}
+    assert list(third.searched("abcd")) == ["a", "c", "d"]
+    third.finish("b", "abcd")
+    assert sorted(Compared(tmp_path).searched("abcd")) == list("abcd")
 
 
 def test_a_damaged_record_is_as_if_it_were_not_there(tmp_path, caplog):
     compared = Compared(tmp_path)
-    compared.searched()
-    compared.finish(["a"])
+    compared.finish("a", "a")
     (path,) = (compared.folder).glob("searched-*.json")
     for text in ("{", json.dumps({"pictures": ["a"]}), "[]"):
         path.write_text(text)
         with caplog.at_level(logging.WARNING):
-            assert not Compared(tmp_path).searched()
+            assert not Compared(tmp_path).searched("a")
     assert "damaged" in caplog.text

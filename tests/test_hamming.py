@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from curate.hamming import each_near, near, pairs_within
+from curate.hamming import each_near, near
 
 
 def hashes(kind: str, n: int) -> np.ndarray:
@@ -58,20 +58,3 @@ def test_the_number_of_bands_changes_nothing(bands, monkeypatch):
     monkeypatch.setattr("curate.hamming._best_bands", lambda n, m, radius: bands)
     found = {pair for piece in each_near(a, None, 6) for pair in zip(*(c.tolist() for c in piece), strict=True)}
     assert found == {(i, j, d) for i, j, d in all_with_all(a, a, 6) if i < j}
-
-
-@pytest.mark.parametrize("radius", [0, 1, 3, 4, 7, 8, 10, 12, 15, 16, 21, 40, 47, 48, 64])
-def test_pairs_within_is_exact(radius):
-    """Against brute force, on hashes in clusters and with repeats."""
-    rng = np.random.default_rng(radius)
-    seeds = rng.integers(0, 2**64, 12, dtype=np.uint64)
-    flips = (rng.random((150, 64)) < rng.random((150, 1)) * 0.3) @ (np.uint64(1) << np.arange(64, dtype=np.uint64))
-    bits = np.append(rng.choice(seeds, 150) ^ flips.astype(np.uint64), np.repeat(seeds[:2], 5))
-    i, j = np.triu_indices(len(bits), 1)
-    near = np.bitwise_count(bits[i] ^ bits[j]) <= radius
-    assert pairs_within(bits, radius).tolist() == np.stack([i, j], axis=1)[near].tolist()
-
-
-def test_pairs_within_nothing_is_nothing():
-    assert pairs_within(np.zeros(0, np.uint64), 8).shape == (0, 2)
-    assert pairs_within(np.array([7], np.uint64), 64).shape == (0, 2)
