@@ -43,7 +43,7 @@ def near_wholes(rows: np.ndarray, start: int = 0) -> np.ndarray:
     hashed = np.flatnonzero(rows[:, ORIENTATIONS] & np.uint64(1))
     asked, order = hashed[hashed >= start], np.arange(len(rows))
     answers = group(rows[hashed, 0], hashed, order)
-    found = np.zeros((0, 3), int)
+    found, number, most = [np.zeros((0, 3), int)], 0, 2 * PIECE
     for orientation in range(ORIENTATIONS):
         questions = group(rows[asked, orientation], asked, order)
         for i, j, bits in each_near(questions.hashes, answers.hashes, WHOLE_RADIUS):
@@ -51,11 +51,13 @@ def near_wholes(rows: np.ndarray, start: int = 0) -> np.ndarray:
             for k in np.split(np.arange(len(i)), np.searchsorted(made, np.arange(PIECE, made[-1:].sum(), PIECE))):
                 later, earlier, pair = cross(i[k], j[k], questions, answers, most=NEAREST + 1)
                 before = earlier < later
-                fresh = np.column_stack([earlier[before], later[before], bits[k][pair[before]]])
-                found = np.append(found, fresh, axis=0)
-                if len(found) > 2 * PIECE + 2 * NEAREST * len(rows):
-                    found = _nearest(found)
-    return _nearest(found)
+                found.append(np.column_stack([earlier[before], later[before], bits[k][pair[before]]]))
+                number += len(found[-1])
+                if number > most:
+                    found = [_nearest(np.concatenate(found))]
+                    number = len(found[0])
+                    most = 2 * PIECE + number
+    return _nearest(np.concatenate(found))
 
 
 def shared_words(rows: np.ndarray, chosen: np.ndarray, start: int = 0, progress: Progress | None = None) -> np.ndarray:
@@ -113,16 +115,18 @@ def _shared(a: Words, b: Words, mirror: bool) -> tuple[np.ndarray, np.ndarray]:
     (of_a, words_a), (of_b, words_b) = a, b
     among_themselves = not mirror and np.array_equal(of_a, of_b)
     asked = words_b ^ MIRROR if mirror else words_b
-    held, most = np.zeros((2, 0), np.int64), HELD
+    held, number, most = [np.zeros((2, 0), np.int64)], 0, HELD
     for i, j, _ in each_near(asked, None if among_themselves else words_a, WORD_RADIUS):
         if among_themselves:
             i, j = np.maximum(i, j), np.minimum(i, j)  # words are in the order of their pictures
         before = of_a[j, 0] < of_b[i, 0]
-        held = np.append(held, [i[before], j[before]], axis=1)
-        if held.shape[1] > most:
-            held = _earliest(held)
-            most = HELD + held.shape[1]
-    later, earlier = _earliest(held)
+        held.append(np.stack([i[before], j[before]]))
+        number += held[-1].shape[1]
+        if number > most:
+            held = [_earliest(np.concatenate(held, axis=1))]
+            number = held[0].shape[1]
+            most = HELD + number
+    later, earlier = _earliest(np.concatenate(held, axis=1))
     return of_a[earlier], of_b[later]
 
 

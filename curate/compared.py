@@ -98,6 +98,6 @@ def _row(match: Match | None) -> np.ndarray:
 def _match(row: np.ndarray) -> Match | None:
     if not row[0]:
         return None
-    points, patches, alike, share, centre, cover_first, cover_second, scale, turn, flipped = row[1:].tolist()
-    measures = (alike, share, centre, cover_first, cover_second, scale, turn)
-    return Match(int(points), int(patches), *measures, flipped=bool(flipped))
+    values = dict(zip(Match._fields, row[1:].tolist(), strict=True))
+    whole = {name: int(values[name]) for name in ("points", "patches", "middle")}
+    return Match(**{**values, **whole, "flipped": bool(values["flipped"])})

@@ -19,8 +19,13 @@ MIN_SHARE = 0.55  # share of the patches that correlate above PATCH_ALIKE
 MIN_CENTRE = 0.4  # the same share in the middle of the overlap: a common frame is not a common picture
 AROUND_NOTHING = 0.9  # the same share where there is nothing in the middle
 PATCH_ALIKE = 0.7
-CUT_OUT = {"points": 20, "share": 0.35, "centre": 0.75}  # at least, of what stands before another background
-MIN_COVER = 0.4  # of one of the two pictures: what the other one shows of it
+CUT_OUT = {
+    "points": 20,
+    "share": 0.35,
+    "centre": 0.75,
+    "middle": 10,
+}  # at least, of what stands before another background
+MIN_SHOWN = 0.35  # of one of the two pictures: what the other one shows of it, as far as its patches agree
 MAX_SCALE = 5.0
 MAX_STRETCH = 2.2  # of one axis against the other
 GRID = 8
@@ -59,6 +64,7 @@ class Match(NamedTuple):
         alike: median correlation of the patches.
         share: of the patches that correlate above PATCH_ALIKE.
         centre: the same in the middle of the overlap; where there is nothing to compare, 1 if nearly all else agrees.
+        middle: patches there that have something to compare, of 16.
         cover_first: share of the first picture that the second one shows.
         cover_second: share of the second picture that the first one shows.
         scale: length in the second picture over length in the first, both SIDE pixels long.
@@ -71,6 +77,7 @@ class Match(NamedTuple):
     alike: float
     share: float
     centre: float
+    middle: int
     cover_first: float
     cover_second: float
     scale: float
@@ -143,7 +150,7 @@ def is_copy(match: Match, least: float = MIN_ALIKE) -> bool:
     """
     whole = match.alike >= least and match.share >= MIN_SHARE and match.centre >= MIN_CENTRE
     cut_out = all(getattr(match, name) >= limit for name, limit in CUT_OUT.items())
-    return max(match.cover_first, match.cover_second) >= MIN_COVER and (whole or cut_out)
+    return max(match.cover_first, match.cover_second) * match.share >= MIN_SHOWN and (whole or cut_out)
 
 
 def _line_up(a: np.ndarray, b: np.ndarray, i: np.ndarray, j: np.ndarray) -> tuple[np.ndarray | None, int]:
@@ -208,6 +215,7 @@ def _agreement(a: np.ndarray, b: np.ndarray, affine: np.ndarray, points: int, fl
         float(np.median(useful)),
         share,
         float((middle > PATCH_ALIKE).mean()) if len(middle) else float(share >= AROUND_NOTHING),
+        len(middle),
         min(float(seen.sum() / (area * a.size)), 1.0),
         float(seen.mean()),
         area**0.5,

@@ -1,12 +1,14 @@
+import io
 import subprocess
 import sys
 
 import pandas as pd
 import pytest
+from PIL import Image
 
 from curate.cli import main
 from curate.images import inspect
-from curate.ledger import Ledger
+from curate.ledger import Decision, Ledger
 from curate.manifest import read_manifest, write_manifest
 from curate.store import store
 from tests.pictures import jpeg, photos
@@ -177,3 +179,44 @@ def test_stats_counts_a_manifest(place, capsys):
     said = capsys.readouterr().out
     assert "oak" in said
     assert "imbalance ratio 1" in said
+
+
+def test_dedup_marks_copies_bars_what_was_rejected_and_writes_the_page(place, capsys):
+    """The first image was rejected; a smaller copy of it comes in, and one of the second image."""
+    table = read_manifest(place / "manifests" / "audited.csv").drop(columns="suspicion")
+    rows = [table]
+    for row in table.head(2).itertuples():
+        with Image.open(place / "data" / row.file_name) as image:
+            buffer = io.BytesIO()
+            image.resize((150, 120)).save(buffer, "JPEG", quality=80)
+        picture = inspect(buffer.getvalue())
+        name = store(place / "data", buffer.getvalue(), picture)
+        copy = {"image_id": picture.sha256[:16], "sha256": picture.sha256, "file_name": name, "label": "oak"}
+        rows.append(pd.DataFrame([{**copy, "status": "candidate", "width": 150, "height": 120}]))
+    write_manifest(pd.concat(rows, ignore_index=True), place / "manifests" / "scraped.csv")
+    first, second = table["image_id"].tolist()[:2]
+    with Ledger(place / "data" / "ledger.db") as ledger:
+        ledger.decide([Decision(first, "reject", "background")])
+    works("dedup", "--report")
+    said = capsys.readouterr().out
+    assert "2 of 5 images are copies, 0 lie under two classes: manifests/unique.csv" in said
+    marked = read_manifest(place / "manifests" / "unique.csv")
+    assert marked["duplicate_of"].fillna("").tolist() == ["", "", "", first, second]
+    assert marked["status"].tolist()[0] == "rejected"
+    assert marked.at[3, "reason"].endswith("that one was rejected")
+    assert first in (place / "manifests" / "unique-copies.html").read_text()
+
+
+def test_dedup_against_a_test_set_rejects_what_it_holds(place, capsys):
+    table = read_manifest(place / "manifests" / "audited.csv")
+    write_manifest(table.iloc[1:2], place / "test.csv")
+    works("dedup", "manifests/audited.csv", "--against", "test.csv")
+    assert "1 of 3 images are in test.csv too, and rejected" in capsys.readouterr().out
+    marked = read_manifest(place / "manifests" / "unique.csv")
+    assert marked["status"].tolist() == ["candidate", "rejected", "candidate"]
+    assert marked.at[1, "reason"].endswith("in test.csv: 0 bits, the same bytes")
+    lost = table.iloc[1:2].assign(sha256="0" * 64, image_id="0" * 16, file_name="elsewhere.jpg")
+    write_manifest(lost, place / "test.csv")
+    said = fails(capsys, "dedup", "manifests/audited.csv", "--against", "test.csv")
+    assert "1 of 1 images of test.csv could not be read. Is --against-data right?" in said
+    assert "is missing" in fails(capsys, "dedup", "manifests/audited.csv", "--against-data", "data")

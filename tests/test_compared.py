@@ -6,7 +6,7 @@ import logging
 from curate.compared import Compared
 from curate.copies import Match, swapped
 
-MATCH = Match(40, 60, 0.9, 0.8, 0.75, 0.5, 1.0, 2.0, 30.0, False)
+MATCH = Match(40, 60, 0.9, 0.8, 0.75, 16, 0.5, 1.0, 2.0, 30.0, False)
 
 
 def test_a_pair_turns_out_the_same_in_the_next_run_whichever_comes_first(tmp_path):

@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from curate.duplicates import mark_duplicates, mark_leaks, settled
+from curate.duplicates import links, mark_duplicates, mark_leaks, settled
 from curate.errors import CurateError
 
 PAIRS = ["first", "second", "distance", "check", "flipped"]
@@ -144,3 +144,11 @@ def test_to_confirm_a_pair_does_not_change_which_copy_stays():
     said = judged(("collage", "stone", "same"))
     marked = mark_duplicates(table, settled(pair, said), said)
     assert marked["duplicate_of"].fillna("").tolist() == ["", "stone"]
+
+
+def test_links_are_what_was_found_and_what_is_named_but_for_what_a_person_denies():
+    table = rows(("x", "a", "candidate", 9), ("y", "a", "duplicate", 5), ("z", "b", "candidate", 3)).assign(
+        duplicate_of=[None, "x", None], label_conflict=["z", None, None]
+    )
+    found = links(pairs_of(("y", "z")), table, judged(("x", "z", "different"), ("z", "w", "same")))
+    assert {frozenset(p) for p in found[["first", "second"]].to_numpy()} == {frozenset(p) for p in ("yz", "yx", "zw")}

@@ -68,6 +68,17 @@ def test_a_copy_of_a_decided_image_waits_no_more_until_the_decision_is_taken_bac
     assert [row["waiting"] for row in queue.counts(5)] == [4, 2]
 
 
+def test_judgements_of_two_images_and_their_undo_leave_the_queue_as_it_is():
+    queue = ReviewQueue(balanced())
+    waiting = queue.waiting(None, 9)
+    for n, image in enumerate(waiting[:2]):
+        queue.add(Decision(image, "skip", decision_id=f"skip{n}"))
+    before = queue.waiting(None, 9)
+    queue.add(Decision(waiting[0], "different", other=waiting[1], decision_id="pair"))
+    queue.add(Decision(waiting[0], "undo", undoes="pair", decision_id="undo"))
+    assert queue.waiting(None, 9) == before
+
+
 @pytest.mark.parametrize("seed", [1, 2])
 def test_folding_decisions_one_by_one_agrees_with_the_tables_after_a_balance(tmp_path, seed):
     """200 random decisions and undos on 24 images, some of them copies under two classes, compared every 10."""
