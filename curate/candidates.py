@@ -66,8 +66,9 @@ def shared_words(rows: np.ndarray, chosen: np.ndarray, start: int = 0, progress:
     Weak geometric consistency (Jegou et al., "Hamming embedding and weak geometric consistency", ECCV 2008), with the
     positions: the first word says how the picture was turned, scaled and moved, and so where the second one must be.
 
-    Time: linear in the pictures for each block of BLOCK of them, and so beyond that quadratic: see
-    `python -m benchmarks.duplicates_scale --words`.
+    Time: linear in a block of BLOCK pictures, and so quadratic beyond: 20,000 take 19 processor seconds and 40,000 take
+    69, where their fingerprints take 240 and 480. Lettering that thousands of pictures share is looked up among all of
+    them: 2,000 with 40 words in common take 24 seconds.
 
     Args:
         rows: (n, LENGTH) uint64, fingerprints.

@@ -23,7 +23,7 @@ from curate.threads import Progress, map_on_threads
 NOT_COMPARED = "not compared"  # how the cause begins that an image could not be
 LETTERING_VERSION = 1  # goes up when the lettering of the same picture changes
 SHA256 = re.compile(r"[0-9a-fA-F]{64}")
-LOOKS = 2048  # pictures that are kept in memory with their features, 100 kB each
+LOOKS = 4096  # pictures that are kept in memory with their features, 100 kB each
 
 
 @dataclass
