@@ -9,7 +9,7 @@ import numpy as np
 
 _CHUNK = 2_000_000  # comparisons of hashes held at once
 FEW = 4  # as many times more hashes on the other side, that these few are not looked up in them but the other way
-LOOKED_UP = 150_000  # keys at once, where there are few: a call costs as much as hundreds of them
+LOOKED_UP = 12_000  # keys at once, where there are few: more leave the cache, and memory has to be asked for
 LIGHT = 4  # hashes of a bucket that are taken one by one
 LOOK, COMPARE, PASS = 1.2, 1.5, 8000  # a bucket, two hashes, a flip: each in comparisons of all with all
 
