@@ -16,9 +16,10 @@ from curate.compared import Compared
 from curate.copies import Look, Match, same_photograph, swapped
 from curate.errors import CurateError
 from curate.manifest import require_columns
-from curate.pictures import NOT_COMPARED, Pictures, lettering_of, pictures_of, read_fingerprints, take_kept
+from curate.pictures import Pictures, lettering_of, pictures_of, read_fingerprints, take_kept
 from curate.store import ImageError
 from curate.threads import Progress, map_on_threads, one_thread_each
+from curate.words import NOT_COMPARED
 
 CLOSED = 24  # pictures that hang together are all compared with each other, up to this many
 HUBS = 3  # of more: each with the largest ones, and with the one that has the most copies

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from curate.manifest import require_columns
-from curate.pictures import NOT_COMPARED
+from curate.words import NOT_COMPARED
 
 LETTERED = 0.03  # share of a picture under text by which two copies must differ, that the cleaner one is better
 FINER = 1.25  # pixels for a pixel, along a side, by which the one with more of them is better

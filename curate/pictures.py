@@ -19,8 +19,8 @@ from curate.fingerprint import LENGTH, ORIENTATIONS, VERSION, fingerprint, to_ro
 from curate.images import open_gray
 from curate.store import ImageError
 from curate.threads import Progress, map_on_threads
+from curate.words import NOT_COMPARED
 
-NOT_COMPARED = "not compared"  # how the cause begins that an image could not be
 LETTERING_VERSION = 1  # goes up when the lettering of the same picture changes
 SHA256 = re.compile(r"[0-9a-fA-F]{64}")
 LOOKS = 4096  # pictures that are kept in memory with their features, 100 kB each
