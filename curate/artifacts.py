@@ -1,11 +1,11 @@
 """Artifact measures of one picture from its pixels alone, and the thresholds above which a measure is a flag."""
 
-from pathlib import Path
 from typing import NamedTuple
 
 import cv2
 import numpy as np
 import pandas as pd
+from PIL import Image
 
 from curate.cue_weights import CUES, INTERCEPTS
 from curate.cues import (
@@ -19,10 +19,15 @@ from curate.cues import (
     view,
 )
 from curate.foreground import content_box, regions, segment
-from curate.images import open_rgb, thumbnail
-from curate.store import ImageError
+from curate.images import thumbnail
+from curate.lighting import blockiness, clipped, edge_blur, highlight, light_field, middle, white_point
+from curate.overlay import SIDE as OVERLAY_SIDE
+from curate.overlay import overlay_cues
+from curate.repeats import object_repeats
+from curate.tones import tone_cues
 
-MEASURES_VERSION = 2  # goes up when a measure of the same pixels changes
+CUE = "cue_"  # how the keys of the cues begin
+MEASURES_VERSION = 3  # goes up when a measure of the same pixels changes
 SIDE = 256  # longer side of the picture that is measured, pixels
 HEATMAP_SIDE = 56  # of the mask for the heatmaps, which lie on the picture stretched to a square
 _TABLE = np.array(list(CUES.values()))
@@ -37,7 +42,7 @@ class Threshold(NamedTuple):
         above: whether values above the limit are flagged, or below it.
         limit: in the measure's units.
         extreme: where the artifact score reaches 1.
-        artifact: background, illumination, object_count, overlay or quality.
+        artifact: off_topic, background, illumination, object_count, overlay or quality.
     """
 
     column: str
@@ -47,20 +52,31 @@ class Threshold(NamedTuple):
     artifact: str
 
 
-THRESHOLDS = {  # of 336 clear keepers 5 % lie beyond the limits marked 5 %, 2 % or fewer beyond each of the others
-    "surroundings": Threshold("background_texture", True, 0.9, 1.0, "background"),  # 5 %
-    "several objects": Threshold("object_multiple", True, 0.8, 1.0, "object_count"),  # 5 %
-    "regions": Threshold("object_components", True, 2, 6, "object_count"),
-    "colour behind": Threshold("background_chroma", True, 31, 50, "background"),
-    "small specimen": Threshold("background_share", True, 0.8, 0.95, "background"),
-    "dark": Threshold("illumination_highlight", False, 61, 25, "illumination"),  # finds all the dark ones
-    "bright": Threshold("illumination_brightness", True, 82, 95, "illumination"),
-    "blown out": Threshold("illumination_bright_share", True, 0.07, 0.4, "illumination"),
-    "uneven": Threshold("illumination_unevenness", True, 15, 22, "illumination"),
-    "cast": Threshold("illumination_cast", True, 18, 40, "illumination"),
-    "lettering": Threshold("overlay_text", True, 0.55, 1.0, "overlay"),  # 5 %
-    "blurred": Threshold("quality_sharpness", False, 8.7, 4, "quality"),
-    "odd size": Threshold("aspect_ratio", True, 2, 3.5, "quality"),
+# What each line ends with is the share of photos beyond the limit that are not at fault. For illumination and quality:
+# of 393 scraped photos in good light, the half that the limits were not set on (`python -m benchmarks.planted`, which
+# has it for the keepers among them too). For the others: of 336 clear keepers, by weights fitted on other classes.
+THRESHOLDS = {
+    "off topic": Threshold("off_topic", True, 0.35, 1.0, "off_topic"),  # 2 %
+    "polished": Threshold("polished_product", True, 0.12, 0.6, "off_topic"),  # 2 %
+    "surroundings": Threshold("background_texture", True, 0.9, 1.0, "background"),  # 4 %; from pixels alone 5 %
+    "several objects": Threshold("object_multiple", True, 0.8, 1.0, "object_count"),  # 3 %; from pixels alone 5 %
+    "regions": Threshold("object_components", True, 2, 6, "object_count"),  # 2 %
+    "colour behind": Threshold("background_chroma", True, 31, 50, "background"),  # 2 %
+    "small specimen": Threshold("background_share", True, 0.8, 0.95, "background"),  # 2 %
+    "dark": Threshold("illumination_highlight", False, 150, 60, "illumination"),  # 1.0 %
+    "bright": Threshold("illumination_brightness", True, 92, 98, "illumination"),  # 1.3 %
+    "blown out": Threshold("illumination_clipped", True, 0.22, 0.7, "illumination"),  # 0.8 %
+    "uneven": Threshold("illumination_unevenness", True, 17, 25, "illumination"),  # 1.5 %
+    "lit from one side": Threshold("illumination_slope", True, 1.85, 3.5, "illumination"),  # 0.5 %
+    "vignetting": Threshold("illumination_vignetting", True, 1.05, 2.5, "illumination"),  # 0.5 %
+    "cast": Threshold("illumination_white_point", True, 0.28, 0.8, "illumination"),  # 1.0 %
+    "tinted": Threshold("illumination_cast", True, 27, 45, "illumination"),  # 0.5 %
+    "lettering": Threshold("overlay_text", True, 0.17, 0.8, "overlay"),  # 2 % of those without an overlay
+    "watermark": Threshold("overlay_watermark", True, 0.57, 1.0, "overlay"),  # 2 % of those without an overlay
+    "blurred": Threshold("quality_blur", True, 1.2, 3, "quality"),  # 0.0 %
+    "compressed": Threshold("quality_blockiness", True, 1.8, 4, "quality"),  # 1.8 %
+    "tiny": Threshold("quality_short_side", False, 100, 50, "quality"),  # 0.3 %
+    "odd size": Threshold("aspect_ratio", True, 2, 3.5, "quality"),  # 2.5 %
 }
 
 
@@ -112,7 +128,7 @@ def measure(rgb: np.ndarray) -> tuple[dict[str, float | str | int], np.ndarray]:
 def summarise(reading: Reading) -> tuple[dict[str, float | str | int], np.ndarray]:
     """What `measure` returns, of a picture that was read."""
     front, seen, cues, scores = reading
-    lightness = seen.lab[..., 0][seen.mask]
+    lightness = seen.lightness[seen.mask]
     measures: dict[str, float | str | int] = {
         "background_kind": front.kind,
         "background_share": float(1 - front.mask.mean()),
@@ -121,12 +137,16 @@ def summarise(reading: Reading) -> tuple[dict[str, float | str | int], np.ndarra
         "background_texture": scores["texture"],
         "background_fill": scores["fill"],
         "foreground_confidence": front.confidence,
-        "illumination_highlight": float(np.percentile(seen.lab[..., 0], 90)),
+        "illumination_highlight": cues["highlight"],
         "illumination_brightness": float(lightness.mean()),
         "illumination_dark_share": float((lightness < 10).mean()),
         "illumination_bright_share": float((lightness > 97).mean()),
+        "illumination_clipped": cues["clipped"],
         "illumination_unevenness": cues["unevenness"],
+        "illumination_vignetting": cues["vignetting"],
+        "illumination_slope": cues["slope"],
         "illumination_cast": shared_tint(seen),
+        "illumination_white_point": cues["white_point"],
         "illumination_fault": scores["illumination"],
         "object_count": object_count(scores),
         "object_components": len(regions(front.mask)),
@@ -139,17 +159,28 @@ def summarise(reading: Reading) -> tuple[dict[str, float | str | int], np.ndarra
     return measures, stretched >= 0.5
 
 
-def measure_file(root: Path, file_name: str) -> tuple[dict[str, float | str | int], np.ndarray]:
-    """`measure` of an image of a manifest; ({"audit_error": cause}, all True) where it does not open.
+def measure_image(image: Image.Image) -> tuple[dict[str, float | str | int], np.ndarray]:
+    """`measure` and `measure_detail` of a decoded picture, and as `cue_*` what `curate.concepts` asks for."""
+    small = np.asarray(thumbnail(image, SIDE))
+    reading = read(small)
+    measures, mask = summarise(reading)
+    cues = {**reading.cues, **overlay_cues(np.asarray(thumbnail(image, OVERLAY_SIDE)))}
+    measures |= {"object_repeats": object_repeats(small), **measure_detail(np.asarray(image))}
+    return {**measures, **{CUE + name: value for name, value in cues.items()}}, mask
 
-    Raises:
-        CurateError: no such file under the data root.
+
+def measure_detail(rgb: np.ndarray) -> dict[str, float | str | int]:
+    """The audit columns that need the pixels of the file as they are.
+
+    Args:
+        rgb: (h, w, 3) uint8, the whole decoded picture.
     """
-    try:
-        image = thumbnail(open_rgb(root, file_name), SIDE)
-    except ImageError as error:
-        return {"audit_error": str(error)}, np.ones((HEATMAP_SIDE, HEATMAP_SIDE), bool)
-    return measure(np.asarray(image))
+    grey = middle(rgb)
+    return {
+        "quality_short_side": min(rgb.shape[:2]),
+        "quality_blur": edge_blur(grey),
+        "quality_blockiness": blockiness(grey),
+    }
 
 
 def read(rgb: np.ndarray) -> Reading:
@@ -168,6 +199,8 @@ def read(rgb: np.ndarray) -> Reading:
         **edge_cues(seen),
         **light_cues(seen),
         **detail_cues(cv2.cvtColor(inner, cv2.COLOR_RGB2GRAY)),
+        **lamp_cues(inner, seen),
+        **tone_cues(rgb),
         "lettering": lettering(lightness),
     }
     cues = {name: float(value) for name, value in cues.items()}
@@ -185,11 +218,24 @@ def shared_tint(seen: View) -> float:
     The smaller mean chroma of the two, times the cosine of the angle between their hues: a coloured rock on white, or
     a grey one on a coloured cloth, has none. A frame-filling surface is compared with itself.
     """
-    outside = seen.lab[~seen.mask] if (~seen.mask).mean() > 0.05 else seen.lab.reshape(-1, 3)
-    one, other = (pixels[:, 1:].mean(axis=0) for pixels in (seen.lab[seen.mask], outside))
+    inside = seen.mask.astype(np.uint8)
+    outside = 1 - inside if inside.mean() < 0.95 else None
+    one, other = (np.array(cv2.mean(seen.lab, part)[1:3]) for part in (inside, outside))
     chroma = min(float(np.hypot(*one)), float(np.hypot(*other)))
     product = float(np.hypot(*one) * np.hypot(*other))
     return chroma * max(float(one @ other) / product, 0.0) if product else 0.0
+
+
+def lamp_cues(rgb: np.ndarray, seen: View) -> dict[str, float]:
+    """The light by `curate.lighting`: of (h, w, 3) uint8 without letterbox bars, and its view."""
+    vignetting, slope = light_field(seen.rgb)
+    return {
+        "highlight": highlight(rgb),
+        "clipped": clipped(seen.rgb, seen.mask, seen.flat),
+        "vignetting": vignetting,
+        "slope": slope,
+        "white_point": white_point(rgb, seen.rgb, seen.lab),
+    }
 
 
 def detail_cues(grey: np.ndarray) -> dict[str, float]:

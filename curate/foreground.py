@@ -1,25 +1,52 @@
 """The specimen's mask from pixels alone: candidates from the border's colours, refined by GrabCut, judged by edges."""
 
+from functools import lru_cache
+
 import cv2
 import numpy as np
 
 SIDE = 96  # longer side of the picture that is segmented, pixels
-CUT_SIDE = 56  # longer side for GrabCut, whose time grows with the number of pixels
+CUT_SIDE = 48  # longer side for GrabCut, whose time grows with the number of pixels; 56 and twice as long cut no better
 SMALLEST = 0.01  # share of the frame; smaller regions are dust
 SURE = 0.6  # a candidate that good needs no GrabCut
 HOPELESS = 0.35  # below it a centred ellipse is the better guess
-_CELL_START, _CELL_SIZE = np.array([0, -40, -40], np.float32), np.array([12.5, 10, 10], np.float32)
-_LIGHTNESS_COUNTS_LESS = np.array([0.7, 1, 1], np.float32)
+_LIGHTNESS_COUNTS_LESS = np.array([0.7, 1, 1, 0])
 _ROUND = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (5, 5))
 _SQUARE = np.ones((3, 3), np.uint8)
+_ALL = np.ones((1, 3), np.float32)  # for the sum of three channels
+
+
+def _of_levels() -> tuple[np.ndarray, np.ndarray]:
+    """Of 8 bit L*, a*, b* the values in Lab units, and the cells among 8 of 0 to 100 and of -40 to 40: (1, 256, 3)."""
+    lightness, chroma = np.arange(256, dtype=np.float32) * np.float32(100 / 255), np.arange(256, dtype=np.float32) - 128
+    cells = np.stack([lightness / np.float32(12.5), (chroma + 40) / 10, (chroma + 40) / 10], axis=-1)
+    return np.stack([lightness, chroma, chroma], axis=-1)[None], cells.clip(0, 7).astype(np.uint8)[None]
+
+
+_VALUES, _CELLS = _of_levels()
 
 
 def to_lab(rgb: np.ndarray) -> np.ndarray:
     """(h, w, 3) uint8 sRGB -> float32 CIE L* (0 to 100), a*, b* (D65), rounded to 8 bits on the way."""
-    lab = cv2.cvtColor(rgb, cv2.COLOR_RGB2LAB).astype(np.float32)
-    lab[..., 0] *= 100 / 255
-    lab[..., 1:] -= 128
-    return lab
+    return lab_of(cv2.cvtColor(rgb, cv2.COLOR_RGB2LAB))
+
+
+def lab_of(levels: np.ndarray) -> np.ndarray:
+    """(h, w, 3) uint8 of OpenCV's Lab -> float32 CIE L* (0 to 100), a*, b*."""
+    return cv2.LUT(levels, _VALUES)
+
+
+def quantile(levels: np.ndarray, share: float, mask: np.ndarray | None = None) -> float:
+    """Level of (h, w) uint8 below which `share` of the pixels are, between two levels as `numpy.quantile`.
+
+    Args:
+        mask: (h, w) uint8, 0 where a pixel does not count.
+    """
+    upto = cv2.calcHist([levels], [0], mask, [256], [0, 256]).cumsum()
+    last = float(upto[-1]) - 1
+    rank = share * last
+    low, high = upto.searchsorted((int(rank), min(int(rank) + 1, last)), side="right").tolist()
+    return low + (high - low) * (rank - int(rank))
 
 
 def resized(rgb: np.ndarray, side: int) -> np.ndarray:
@@ -39,15 +66,26 @@ def content_box(lightness: np.ndarray) -> tuple[int, int, int, int]:
         lightness: (h, w) L*.
     """
     top, bottom = _bar(lightness), len(lightness) - _bar(lightness[::-1])
-    columns = lightness[top:bottom].T
+    columns = cv2.transpose(lightness[top:bottom])
     return top, bottom, _bar(columns), len(columns) - _bar(columns[::-1])
 
 
-def ring(shape: tuple[int, ...], share: float = 0.05) -> np.ndarray:
-    """(h, w) bool: the border, `share` of the longer side wide."""
-    width = max(1, round(share * max(shape[:2])))
-    border = np.ones(shape[:2], bool)
-    border[width:-width, width:-width] = False
+def ranked(values: np.ndarray, share: float) -> float:
+    """As `numpy.quantile` in half the time, of an array of any shape."""
+    rank = share * (values.size - 1)
+    low = int(rank)
+    high = min(low + 1, values.size - 1)
+    parted = np.partition(values, (low, high), axis=None)
+    return float(parted[low]) + (float(parted[high]) - float(parted[low])) * (rank - low)
+
+
+@lru_cache(256)
+def ring(height: int, width: int, share: float = 0.05) -> np.ndarray:
+    """(h, w) bool, read-only: the border, `share` of the longer side wide."""
+    wide = max(1, round(share * max(height, width)))
+    border = np.ones((height, width), bool)
+    border[wide:-wide, wide:-wide] = False
+    border.flags.writeable = False
     return border
 
 
@@ -65,17 +103,20 @@ def segment(rgb: np.ndarray) -> tuple[np.ndarray, float]:
         (h, w) bool, and the mask's quality, 0 to 1; below `HOPELESS` it is that ellipse.
     """
     small = resized(rgb, SIDE)
-    lab = to_lab(cv2.medianBlur(small, 3))
+    levels = cv2.cvtColor(cv2.medianBlur(small, 3), cv2.COLOR_RGB2LAB)
+    lab = lab_of(levels)
     slope = gradient(lab)
     masks = _candidates(lab, slope)
-    colours = colour_bins(lab)
-    qualities = [mask_quality(mask, colours, slope) for mask in masks]
-    best = int(np.argmax(qualities))
-    mask, quality = masks[best], qualities[best]
+    colours = colour_bins(levels)
+    edges = np.minimum(cv2.dilate(slope, _SQUARE) / 5, 1)
+    mask, quality = masks[0], 0.0
+    for candidate in masks:
+        if (better := mask_quality(candidate, colours, edges, quality)) > quality:
+            mask, quality = candidate, better
     if quality < SURE:
         start = mask if quality > HOPELESS / 2 else _radius(lab.shape) < 0.75
         cut = _grab_cut(small, start)
-        if (cut_quality := mask_quality(cut, colours, slope)) > quality:
+        if (cut_quality := mask_quality(cut, colours, edges, quality)) > quality:
             mask, quality = cut, cut_quality
     if quality < HOPELESS:
         mask = _radius(lab.shape) < 0.9
@@ -86,46 +127,57 @@ def segment(rgb: np.ndarray) -> tuple[np.ndarray, float]:
 def gradient(lab: np.ndarray) -> np.ndarray:
     """(h, w) length of the colour gradient (Sobel), CIE Lab units a pixel."""
     dx, dy = cv2.Sobel(lab, cv2.CV_32F, 1, 0), cv2.Sobel(lab, cv2.CV_32F, 0, 1)
-    return np.sqrt((dx * dx + dy * dy).sum(axis=2)) / 8
+    return np.sqrt(cv2.transform(dx * dx + dy * dy, _ALL)) / 8
 
 
-def mask_quality(mask: np.ndarray, colours: np.ndarray, slope: np.ndarray) -> float:
+def mask_quality(mask: np.ndarray, colours: np.ndarray, edges: np.ndarray, least: float = 0.0) -> float:
     """How much a mask looks like a specimen's, 0 to 1.
 
     A product: its outline lies on edges, its regions are near convex, its colours differ from the rest (chi-square
     distance of Lab histograms), it leaves the border alone, and it is no speck.
 
     Args:
-        mask: (h, w) bool. colours: (h, w), of `colour_bins`. slope: (h, w), of `gradient`.
+        mask: (h, w) bool. colours: (h, w), of `colour_bins`. edges: (h, w), how much of an edge is near, 0 to 1.
+        least: a mask that is not better is not looked at to the end, and 0.
     """
-    share = mask.mean()
+    share = cv2.countNonZero(solid := mask.view(np.uint8)) / mask.size
     if not 0.02 <= share <= 0.97:
         return 0.0
-    solid = mask.astype(np.uint8)
-    outline = mask & (cv2.erode(solid, _SQUARE) == 0)
-    outline[[0, -1]] = outline[:, [0, -1]] = False
-    if outline.sum() < 10:
+    outline = (solid - cv2.erode(solid, _SQUARE))[1:-1, 1:-1]
+    if cv2.countNonZero(outline) < 10:
         return 0.0
-    edge = np.minimum(cv2.dilate(slope, _SQUARE)[outline] / 5, 1).mean()
+    edge = cv2.mean(edges[1:-1, 1:-1], outline)[0]
+    free = 1 - cv2.mean(solid, ring(*mask.shape).view(np.uint8))[0]
+    small = min(1.0, share / 0.25)
+    quality = (edge * free * small) ** 0.5
+    if quality <= least:
+        return 0.0
     contours, _ = cv2.findContours(solid, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
     hulls = sum(cv2.contourArea(cv2.convexHull(contour)) for contour in contours)
-    convex = min(1.0, sum(cv2.contourArea(contour) for contour in contours) / (hulls + 1))
-    inside, outside = histogram(colours[mask]), histogram(colours[~mask])
-    free = 1 - mask[ring(mask.shape)].mean()
-    small = min(1.0, share / 0.25)
-    return float(edge**0.5 * convex**2 * free**0.5 * chi_square(inside, outside) * small**0.5)
+    quality *= min(1.0, sum(cv2.contourArea(contour) for contour in contours) / (hulls + 1)) ** 2
+    if quality <= least:
+        return 0.0
+    counts = np.bincount(colours[mask], minlength=512)
+    others = np.bincount(colours.ravel(), minlength=512) - counts
+    return quality * chi_square(counts / counts.sum(), others / others.sum())
 
 
 def regions(mask: np.ndarray) -> np.ndarray:
     """Areas of the connected regions of at least 1 % of the frame, as shares of it, largest first."""
-    areas = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)[2][1:, cv2.CC_STAT_AREA] / mask.size
+    areas = labelled(mask, 8)[1][1:] / mask.size
     return np.sort(areas[areas >= SMALLEST])[::-1]
 
 
-def colour_bins(lab: np.ndarray) -> np.ndarray:
-    """(..., 3) Lab -> (...) int, the cell among 8 x 8 x 8 of L* 0 to 100 and a*, b* -40 to 40."""
-    cells = ((lab - _CELL_START) / _CELL_SIZE).clip(0, 7).astype(np.int64)
-    return cells[..., 0] * 64 + cells[..., 1] * 8 + cells[..., 2]
+def labelled(mask: np.ndarray, connectivity: int) -> tuple[np.ndarray, np.ndarray]:
+    """Of (h, w) bool the connected regions: (h, w) uint16, 0 outside them; and the pixels under each of the numbers."""
+    count, labels = cv2.connectedComponents(mask.view(np.uint8), connectivity=connectivity, ltype=cv2.CV_16U)
+    return labels, np.bincount(labels.ravel(), minlength=count)
+
+
+def colour_bins(levels: np.ndarray) -> np.ndarray:
+    """(h, w, 3) uint8 of OpenCV's Lab -> (h, w) int64, the cell among 8 x 8 x 8 of L* 0 to 100, a* and b* -40 to 40."""
+    lightness, a, b = cv2.split(cv2.LUT(levels, _CELLS))
+    return lightness.astype(np.int64) * 64 + (a * np.uint8(8) + b)
 
 
 def histogram(colours: np.ndarray) -> np.ndarray:
@@ -140,8 +192,9 @@ def chi_square(one: np.ndarray, other: np.ndarray) -> float:
 
 def _bar(lightness: np.ndarray) -> int:
     reach = len(lightness) // 4
-    step = (np.abs(lightness[2 : reach + 2] - lightness[:reach]) > 10).mean(axis=1)
-    for row in np.flatnonzero(step >= 0.92)[::-1]:
+    steps = np.abs(lightness[2 : reach + 2] - lightness[:reach]) > 10
+    share = cv2.reduce(steps.view(np.uint8), 1, cv2.REDUCE_SUM, dtype=cv2.CV_32S).ravel() / steps.shape[1]
+    for row in np.flatnonzero(share >= 0.92)[::-1]:
         strip = lightness[: max(1, row)]
         if (np.abs(strip - np.median(strip)) < 8).mean() >= 0.6:
             return int(row) + 2
@@ -152,43 +205,45 @@ def _candidates(lab: np.ndarray, slope: np.ndarray) -> list[np.ndarray]:
     distance = _border_distance(cv2.blur(lab, (3, 3)))
     calm = [distance < limit for limit in (5, 9, 15, 24)] + [slope < limit for limit in (1, 2, 3.5)]
     calm.append((distance < 5) | ((distance < 12) & (slope < 2)))
-    return [_cleaned(~_reached(c)) for c in calm]
+    found = {part.tobytes(): part for part in (_apart(c) for c in calm)}  # several limits often give the same
+    return [_cleaned(part) for part in found.values()]
 
 
 def _border_distance(lab: np.ndarray) -> np.ndarray:
     """(h, w) colour distance to the nearest of the border's main colours; L* counts 0.7, since shadows change it."""
-    weighted = lab * _LIGHTNESS_COUNTS_LESS
-    border = weighted[ring(lab.shape)]
+    weighted = cv2.multiply(lab, _LIGHTNESS_COUNTS_LESS)
+    border = weighted.reshape(-1, 3).take(np.flatnonzero(ring(*lab.shape[:2])), axis=0)
     cv2.setRNGSeed(0)
     stop = (cv2.TERM_CRITERIA_EPS + cv2.TERM_CRITERIA_MAX_ITER, 10, 1.0)
     nearest = np.zeros((len(border), 1), np.int32)
     _, nearest, centres = cv2.kmeans(border, 3, nearest, stop, 1, cv2.KMEANS_PP_CENTERS)  # type: ignore[assignment]
     shares = np.bincount(nearest.ravel(), minlength=3) / len(border)
-    return np.min([np.linalg.norm(weighted - c, axis=2) for c in centres[shares >= 0.15]], axis=0)
+    apart = [cv2.subtract(weighted, np.append(centre, 0)) for centre in centres[shares >= 0.15]]
+    return np.sqrt(np.minimum.reduce([cv2.transform(difference * difference, _ALL) for difference in apart]))
 
 
-def _reached(calm: np.ndarray) -> np.ndarray:
-    """The part of `calm` that is connected with the border."""
-    count, labels = cv2.connectedComponents(calm.astype(np.uint8), connectivity=4)
-    reached = np.zeros(count, bool)
-    reached[labels[ring(calm.shape)]] = True
-    reached[0] = False
-    return reached[labels]
+def _apart(calm: np.ndarray) -> np.ndarray:
+    """(h, w) uint8, 1 where no path of `calm` pixels leads to the edge of the frame."""
+    canvas = cv2.copyMakeBorder(calm.view(np.uint8), 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=1)
+    cv2.floodFill(canvas, None, (0, 0), 2)
+    return (canvas[1:-1, 1:-1] != 2).view(np.uint8)
 
 
 def _cleaned(mask: np.ndarray) -> np.ndarray:
-    """Without thin bridges and dust; holes that do not reach the border, or are small, are filled."""
-    opened = cv2.morphologyEx(mask.astype(np.uint8), cv2.MORPH_OPEN, _ROUND)
-    _, labels, stats, _ = cv2.connectedComponentsWithStats(opened, connectivity=8)
-    large = stats[:, cv2.CC_STAT_AREA] >= SMALLEST * mask.size
+    """(h, w) uint8 -> bool, without thin bridges and dust; holes inside, and small ones at the border, are filled."""
+    opened = cv2.morphologyEx(mask, cv2.MORPH_OPEN, _ROUND)
+    if not opened.any():
+        return opened > 0
+    labels, areas = labelled(opened, 8)
+    large = areas >= SMALLEST * mask.size
     large[0] = False
-    kept = large[labels]
-    count, labels, stats, _ = cv2.connectedComponentsWithStats((~kept).astype(np.uint8), connectivity=4)
-    hole = np.ones(count, bool)
-    hole[labels[ring(mask.shape)]] = False
-    hole |= stats[:, cv2.CC_STAT_AREA] < 2 * SMALLEST * mask.size
+    kept = opened > 0 if large[1:].all() else np.take(large, labels)
+    labels, areas = labelled(~kept, 4)
+    hole = np.ones(len(areas), bool)
+    hole[labels[ring(*mask.shape)]] = False
+    hole |= areas < 2 * SMALLEST * mask.size
     hole[0] = False
-    return kept | hole[labels]
+    return kept | np.take(hole, labels) if hole.any() else kept
 
 
 def _radius(shape: tuple[int, ...]) -> np.ndarray:
@@ -204,8 +259,8 @@ def _grab_cut(rgb: np.ndarray, start: np.ndarray) -> np.ndarray:
     if inside.all() or not inside.any():
         return start
     state = np.where(inside, cv2.GC_PR_FGD, cv2.GC_PR_BGD).astype(np.uint8)
-    state[ring(small.shape, 0.03) & ~inside] = cv2.GC_BGD
+    state[ring(*small.shape[:2], 0.03) & ~inside] = cv2.GC_BGD
     cv2.setRNGSeed(0)
-    cv2.grabCut(small, state, (0, 0, 1, 1), np.zeros((1, 65)), np.zeros((1, 65)), 2, cv2.GC_INIT_WITH_MASK)
-    cut = np.isin(state, (cv2.GC_FGD, cv2.GC_PR_FGD)).astype(np.float32)
-    return _cleaned(cv2.resize(cut, (rgb.shape[1], rgb.shape[0])) > 0.5)
+    cv2.grabCut(small, state, (0, 0, 1, 1), np.zeros((1, 65)), np.zeros((1, 65)), 1, cv2.GC_INIT_WITH_MASK)
+    cut = (state & 1).astype(np.float32)  # GC_FGD and GC_PR_FGD are the odd ones
+    return _cleaned((cv2.resize(cut, (rgb.shape[1], rgb.shape[0])) > 0.5).astype(np.uint8))
