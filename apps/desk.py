@@ -11,14 +11,18 @@ import sqlalchemy as sa
 
 from apps.copies import Copies, facts_of
 from apps.judged import JudgedPairs
+from apps.live import LiveScreen
 from apps.pictures import heatmap_name
 from curate.errors import CurateError
 from curate.ledger import Decision, Ledger
 from curate.manifest import read_manifest
 from curate.queue import ReviewQueue
+from curate.screen import Next, Opinion
+from curate.spaces import kept_space
 from curate.words import PAIR_VERDICTS, REASONS
 
 WINDOW = 16  # images that the browser knows ahead
+HELD = 4  # of those, the ones that stay in their places when the screen has learnt something
 RECENT = 8  # decisions that the browser can take back before it asks again
 OVERLAP = 200  # decisions read again each time, so that one committed late by another process is not missed
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
@@ -32,13 +36,15 @@ _open: list["Desk"] = []
 class Desk:
     """One manifest under review by one person; safe to use from the threads of several browser tabs."""
 
-    def __init__(self, manifest: Path, root: Path, ledger: str, *, target: int, reviewer: str) -> None:
-        """Read the manifest and the decisions so far.
+    def __init__(
+        self, manifest: Path, root: Path, ledger: str, *, target: int, reviewer: str, what: Next | None = None
+    ) -> None:
+        """Read the manifest and the decisions so far; `what` comes first is as in `review_queue`.
 
         Raises:
             CurateError: the manifest or the ledger cannot be read.
         """
-        self.name, self.root, self.target, self.reviewer = manifest.name, root, target, reviewer
+        self.path, self.name, self.root, self.target, self.reviewer = manifest, manifest.name, root, target, reviewer
         self.manifest = read_manifest(manifest)
         self.ledger = Ledger(ledger)
         self.store = hashlib.sha256(f"{reviewer}\0{manifest.resolve()}\0{ledger}".encode()).hexdigest()[:16]
@@ -46,12 +52,17 @@ class Desk:
         self.file_names = dict(zip(self.manifest["image_id"], self.manifest["file_name"], strict=True))
         self._row = {image_id: row for row, image_id in enumerate(self.manifest["image_id"])}
         self._items: dict[str, dict[str, Any]] = {}
-        self._queue = ReviewQueue(self.manifest, target)
+        self._queue = ReviewQueue(self.manifest, target, what)
         self._judged = JudgedPairs()
         self._copies: Copies | None = None
+        space = kept_space(root, self.manifest["image_id"])
+        self._screen = LiveScreen(space, self._rerank) if space else None
+        self._held: list[str] = []
         self._read_up_to = 0
         self._lock = threading.Lock()
         self._catch_up()
+        if self._screen:
+            self._screen.learn_soon()
 
     def take(self, events: list[Any]) -> dict[str, Any]:
         """Write an outbox of the browser into the ledger: what may be forgotten there, and what may not.
@@ -79,6 +90,8 @@ class Desk:
             except (CurateError, sa.exc.SQLAlchemyError) as error:
                 return {"acked": [], "refused": refused, "error": f"the ledger did not take it: {error}"[:300]}
             self._catch_up()
+            if self._screen:
+                self._screen.learn_soon()
         return {"acked": list(good), "refused": refused, "error": ""}
 
     def view(self, label: str | None) -> dict[str, Any]:
@@ -87,6 +100,7 @@ class Desk:
         with self._lock:
             self._catch_up()
             waiting = self._queue.waiting(label, WINDOW)
+            self._held = waiting[:HELD]
             recent = self._queue.undoable(self.reviewer, RECENT)
             counts = self._queue.counts(self.target)
         return {
@@ -95,7 +109,7 @@ class Desk:
             "labels": self.labels,
             "reasons": list(REASONS),
             "label": label,
-            "window": [self.item(image_id) for image_id in waiting],
+            "window": [self._judged_item(image_id, i < HELD) for i, image_id in enumerate(waiting)],
             "recent": [self._recent(decision) for decision in recent if decision.image_id in self._row],
             "counts": counts,
         }
@@ -144,6 +158,26 @@ class Desk:
     def close(self) -> None:
         """Give the ledger's connections back."""
         self.ledger.close()
+
+    def _judged_item(self, image_id: str, explained: bool) -> dict[str, Any]:
+        """`item` with what the screen thinks of it by now, and why."""
+        item, row = self.item(image_id), self._row[image_id]
+        probability = self._screen.probability(row) if self._screen else None
+        if self._screen is None or probability is None:
+            return item
+        item = {**item, "reject_probability": probability, "suspicion": probability}
+        why = self._screen.why(row) if explained else None
+        if why is not None:
+            others = [(self.manifest["image_id"].iloc[other], self._screen.rejected(other)) for other, _ in why.nearest]
+            item["alike"] = [{"thumb": f"/thumb/{other}", "rejected": rejected} for other, rejected in others]
+            item["measures"] = [{"measure": name, "speaks": round(value, 2)} for name, value in why.measures]
+        return item
+
+    def _rerank(self, opinion: Opinion) -> None:
+        """Called from the thread of the screen."""
+        order = self._queue.reranked(opinion.probability)
+        with self._lock:
+            self._queue.rerank(order, self._held)
 
     def _recent(self, decision: Decision) -> dict[str, Any]:
         return {
@@ -208,7 +242,14 @@ class Desk:
         for position, decision in self.ledger.since(self._read_up_to - OVERLAP):
             if not self._judged.add(position, decision):
                 self._queue.add(decision)
+                self._teach(decision.image_id)
             self._read_up_to = max(self._read_up_to, position)
+
+    def _teach(self, image_id: str) -> None:
+        if self._screen and image_id in self._row:
+            said = self._queue.standing(image_id)
+            rejected = None if said is None else said.verdict == "reject"
+            self._screen.decided(self._row[image_id], rejected, (said.reason if said else None) or "")
 
 
 def open_desk(desk: Desk) -> None:

@@ -168,6 +168,9 @@ function open(root) {
       meter("suspicion", item.suspicion, "var(--warn)"),
     ].filter(Boolean);
     $(".model").replaceChildren(...(model.length ? [node("h2", "Model"), ...model] : []));
+    const alike = (item.alike ?? []).map((other) => Object.assign(new Image(), { src: other.thumb, className: other.rejected ? "rejected" : "accepted", alt: other.rejected ? "rejected" : "accepted" }));
+    const speaks = (item.measures ?? []).map((m) => row("flag", node("span", words(m.measure)), node("em", m.speaks > 0 ? "for a rejection" : "against it"), node("small", Math.abs(m.speaks).toFixed(1))));
+    $(".why").replaceChildren(...(alike.length ? [node("h2", "Most like what was decided"), row("alike", ...alike), ...speaks] : []));
     const list = document.createElement("dl");
     for (const [name, value] of Object.entries(item.provenance)) {
       if (value) list.append(node("dt", words(name)), Object.assign(node("dd", value), { title: value }));

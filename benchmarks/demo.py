@@ -23,7 +23,7 @@ from curate.console import print_table
 from curate.images import inspect
 from curate.manifest import read_manifest, write_manifest
 from curate.recipe import copy_shipped, read_recipe
-from curate.screen import reject_probability
+from curate.screen import Space, learn, see
 from curate.sources.demo import Truth, render, truth_of
 from curate.split import split
 from curate.store import store
@@ -153,7 +153,7 @@ def planted_and_found(audited: pd.DataFrame, step: Steps, labels: list[str]) -> 
         found = [any(text.startswith(f"{c}=") for c in columns for text in raised.split("; ")) for raised in flags]
         rows.append(score(artifact.replace("_", " "), planted, np.array(found), unfit))
     off_topic = np.array([t.kind == "off_topic" for t in truth])
-    found = taught_on_other_classes(step.embed(audited), audited["label"].to_numpy(), off_topic, labels)
+    found = taught_on_other_classes(see(step.embed(audited), audited), audited["label"].to_numpy(), off_topic, labels)
     return [*rows, score("off topic (taught on other classes)", off_topic, found, unfit)]
 
 
@@ -179,16 +179,14 @@ def copies_found(audited: pd.DataFrame, truth: list[Truth]) -> Score:
     return Score("copies", planted, len(links), precision, min(right / max(planted, 1), 1.0), precision)
 
 
-def taught_on_other_classes(
-    embeddings: np.ndarray, labels: np.ndarray, planted: np.ndarray, classes: list[str]
-) -> np.ndarray:
+def taught_on_other_classes(space: Space, labels: np.ndarray, planted: np.ndarray, classes: list[str]) -> np.ndarray:
     """What the screen finds in classes that nobody reviewed: each half of the classes taught it to judge the other."""
     found = np.zeros(len(planted), bool)
     for half in (classes[::2], classes[1::2]):
         taught = np.isin(labels, half)
-        probability = reject_probability(embeddings, np.where(taught, planted.astype(float), np.nan))
-        if probability is not None:
-            found[~taught] = probability[~taught] >= 0.5
+        opinion = learn(space, np.where(taught, planted.astype(float), np.nan), np.full(len(planted), "", dtype=object))
+        if opinion is not None:
+            found[~taught] = opinion.probability[~taught] >= 0.5
     return found
 
 

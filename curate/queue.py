@@ -5,7 +5,7 @@ there the images come first that fill it with the fewest decisions.
 """
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import chain, islice
 
 import numpy as np
@@ -15,13 +15,19 @@ from curate.balance import LIMIT, SPARE, doubt
 from curate.decide import apply_decisions
 from curate.ledger import Decision
 from curate.manifest import require_columns
+from curate.screen import Next, next_first
 from curate.words import PAIR_VERDICTS
 
 JUDGED = ("accept", "reject", "relabel")
 
 
 def review_queue(
-    manifest: pd.DataFrame, standing: pd.DataFrame, *, label: str | None = None, target: int | None = None
+    manifest: pd.DataFrame,
+    standing: pd.DataFrame,
+    *,
+    label: str | None = None,
+    target: int | None = None,
+    what: Next | None = None,
 ) -> pd.DataFrame:
     """The rows that wait for a decision, in the order they are shown; ties stay in order.
 
@@ -34,6 +40,7 @@ def review_queue(
         standing: `Ledger.standing()`: the decisions in force, index `image_id`.
         label: of this class only.
         target: images wanted of each class: after a balance, those of full classes come last.
+        what: comes first, whether there was a balance or not; see `curate.screen.next_first`.
 
     Raises:
         CurateError: a column is missing.
@@ -43,7 +50,7 @@ def review_queue(
     waits = (manifest["status"] == "candidate") & ~manifest["image_id"].isin(standing.index) & ~np.array(barred, bool)
     if label is not None:
         waits &= manifest["label"] == label
-    rows = manifest.loc[[row for row in _order(manifest) if waits[row]]]
+    rows = manifest.loc[[row for row in _order(manifest, what) if waits[row]]]
     if label is None and target is not None and "balance_round" in manifest:
         counts = progress(manifest, standing, target)
         full = rows["label"].isin(counts.index[counts["accepted"] >= target])
@@ -74,10 +81,11 @@ class ReviewQueue:
     Agrees with `review_queue` and `progress`, except that skipped images wait at the end. For one thread at a time.
     """
 
-    def __init__(self, manifest: pd.DataFrame, target: int | None = None) -> None:
-        """Order the manifest once; decisions come by `add`. With a target, see `review_queue`."""
+    def __init__(self, manifest: pd.DataFrame, target: int | None = None, what: Next | None = None) -> None:
+        """Order the manifest once; decisions come by `add`. With a target or `what`, see `review_queue`."""
         nothing = pd.DataFrame(columns=Decision._fields).set_index("image_id")
-        self._order = review_queue(manifest, nothing)["image_id"].tolist()
+        self._manifest, self._what = manifest, what
+        self._order = review_queue(manifest, nothing, what=what)["image_id"].tolist()
         self._ordered = set(self._order)
         self._target = target if "balance_round" in manifest else None
         self._copies = _copies(manifest)
@@ -109,6 +117,15 @@ class ReviewQueue:
             self._skipped[decision.image_id] = skip
         for image_id in touched:
             self._count(image_id, 1)
+
+    def rerank(self, order: Iterable[str], held: Iterable[str]) -> None:
+        """Show what waits in another order, that of `reranked`, behind what the browser has loaded already."""
+        self._order = list(dict.fromkeys([*held, *order]))
+
+    def reranked(self, probability: np.ndarray) -> list[str]:
+        """The order after the screen's new opinion: (n,) probabilities of rejection. Changes nothing."""
+        table = self._manifest.assign(reject_probability=probability, suspicion=probability)
+        return [image_id for image_id in table.loc[_order(table, self._what), "image_id"] if image_id in self._ordered]
 
     def find(self, decision_id: str) -> Decision | None:
         """The decision with this id, in force or not."""
@@ -176,12 +193,12 @@ class ReviewQueue:
         self._counts[label, status] = self._counts.get((label, status), 0) + step
 
 
-def _order(manifest: pd.DataFrame) -> list:
+def _order(manifest: pd.DataFrame, what: Next | None) -> list:
     """The index of a manifest in the order of review."""
     if "suspicion" not in manifest:
         return list(manifest.index)
-    if "balance_round" not in manifest:
-        return list(manifest["suspicion"].fillna(0.0).sort_values(ascending=False, kind="stable").index)
+    if what or "balance_round" not in manifest:
+        return list(manifest.index[next_first(manifest["suspicion"].fillna(0.0).to_numpy(), what or "suspicious")])
     doubts = doubt(manifest).fillna(1.0)
     rounds = pd.to_numeric(manifest["balance_round"]).fillna(0)
     older = (rounds < max(rounds.max(), 1)).astype(int)

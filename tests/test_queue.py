@@ -39,6 +39,18 @@ def test_after_a_balance_new_images_come_first_and_the_surest_good_ones_of_them(
     assert ReviewQueue(balanced()).waiting("oak", 9) == order
 
 
+@pytest.mark.parametrize(
+    ("what", "first"), [("suspicious", "new_bad"), ("good", "spare"), ("informative", "new_likely")]
+)
+def test_what_comes_first_can_be_chosen_before_and_after_a_balance(what, first):
+    for table in (balanced(), balanced().drop(columns="balance_round")):
+        assert review_queue(table, NOBODY, what=what)["image_id"].iloc[0] == first
+        queue = ReviewQueue(table, what=what)
+        assert queue.waiting(None, 1) == [first]
+        order = queue.reranked(1 - table["suspicion"].to_numpy())
+        assert order[0] == {"new_bad": "spare", "spare": "new_bad", "new_likely": "new_likely"}[first]
+
+
 def test_where_a_balance_brought_nothing_the_surest_come_first():
     order = ["old_sure", "new_sure", "new_likely", "old_bad", "new_bad", "spare"]
     assert review_queue(balanced(balance_round=[0] * 6), NOBODY)["image_id"].tolist() == order

@@ -1,0 +1,65 @@
+"""The screen at work while the reviewer decides: refitted in a thread of its own, after every few decisions."""
+
+import threading
+from collections.abc import Callable
+
+import numpy as np
+
+from curate.screen import Opinion, Space, Why, explain, learn
+
+EVERY = 5  # new decisions after which it learns again
+
+
+class LiveScreen:
+    """Verdicts in, opinions out. Call `decided` under one lock; `learnt` is called from the screen's own thread."""
+
+    def __init__(self, space: Space, learnt: Callable[[Opinion], None]) -> None:
+        self._space, self._learnt = space, learnt
+        self._rejected = np.full(len(space.usable), np.nan)
+        self._reasons = np.full(len(space.usable), "", dtype=object)
+        self._new = 0
+        self._worker: threading.Thread | None = None
+        self._opinion: Opinion | None = None
+
+    def decided(self, row: int, rejected: bool | None, reason: str) -> None:
+        """Note the verdict in force for a row; None: there is none (any more)."""
+        value = np.nan if rejected is None else float(rejected)
+        if np.array_equal(self._rejected[row], value, equal_nan=True) and self._reasons[row] == reason:
+            return
+        self._rejected[row], self._reasons[row] = value, reason
+        self._new += 1
+
+    def learn_soon(self) -> None:
+        """Begin to learn where enough is new and nothing is being learnt."""
+        if self._new < EVERY or (self._worker and self._worker.is_alive()):
+            return
+        self._new = 0
+        verdicts = (self._rejected.copy(), self._reasons.copy())
+        self._worker = threading.Thread(target=self._learn, args=verdicts, daemon=True)
+        self._worker.start()
+
+    def wait(self) -> None:
+        """Until what is being learnt is learnt."""
+        if self._worker:
+            self._worker.join()
+
+    def probability(self, row: int) -> float | None:
+        """That the reviewer would reject this image, by the last opinion; None before there is one."""
+        return None if self._opinion is None else float(self._opinion.probability[row])
+
+    def why(self, row: int) -> Why | None:
+        """Why it thinks so."""
+        others = np.flatnonzero(np.isfinite(self._rejected))
+        if self._opinion is None or not self._space.usable[row]:
+            return None
+        return explain(self._space, self._opinion, row, others[others != row])
+
+    def rejected(self, row: int) -> bool:
+        """Whether a decided row was rejected."""
+        return bool(self._rejected[row] == 1)
+
+    def _learn(self, rejected: np.ndarray, reasons: np.ndarray) -> None:
+        opinion = learn(self._space, rejected, reasons)
+        if opinion is not None:
+            self._opinion = opinion
+            self._learnt(opinion)
