@@ -6,8 +6,9 @@ which is several times faster than differentiating the whole network and gives t
 """
 
 import hashlib
+import os
 import re
-from collections import OrderedDict
+from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
@@ -19,16 +20,25 @@ from pytorch_grad_cam import GradCAM
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from torch import Tensor, nn
 
-from classify.data import Decoded, Progress, batches, decode_rows, prefetched, split_rows, warn_unreadable
-from classify.models import Backbone, Trained, backbone_of, load_run
-from classify.models import split as split_model
+from classify.data import (
+    Decoded,
+    Progress,
+    batches,
+    content_keys,
+    decode_rows,
+    prefetched,
+    split_rows,
+    warn_unreadable,
+)
+from classify.features import Maps, readable
+from classify.models import Backbone, Trained, explained, forward, frozen, load_run, spatial
 from classify.report import explain_page, jpeg, write_png
 from curate.errors import CurateError
 from curate.files import replacing
 from curate.images import open_rgb, square
 
 SIDE = 56  # pixels of a heatmap
-BATCH = 16
+BATCH = 32
 SHEET_SIDE = 160  # pixels of an overlay
 
 Head = tuple[np.ndarray, np.ndarray]  # weight (classes, dim), bias (classes,)
@@ -37,15 +47,14 @@ Head = tuple[np.ndarray, np.ndarray]  # weight (classes, dim), bias (classes,)
 class RowHeads(nn.Module):
     """One linear output an image on the pooled map, each image with a weight vector of its own."""
 
-    def __init__(self, weight: Tensor, bias: Tensor) -> None:
+    def __init__(self, weight: Tensor) -> None:
         super().__init__()
         self.map = nn.Identity()  # the layer that is explained
         self.weight = nn.Parameter(weight, requires_grad=False)  # (n, dim)
-        self.bias = nn.Parameter(bias, requires_grad=False)  # (n,)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(n, dim, h, w) -> logits (n, 1)."""
-        return (self.map(x).mean((2, 3)) * self.weight).sum(1, keepdim=True) + self.bias[:, None]
+        """(n, dim, h, w) -> logits (n, 1), but for a bias, which moves no heatmap."""
+        return (self.map(x).mean((2, 3)) * self.weight).sum(1, keepdim=True)
 
 
 def explain_heads(
@@ -54,56 +63,69 @@ def explain_heads(
     backbone: Backbone,
     heads: list[Head],
     head_of_row: np.ndarray,
-    target_of_row: np.ndarray,
+    targets: np.ndarray,
     out: Path,
     *,
+    maps: Maps | None = None,
     progress: Progress | None = None,
-) -> np.ndarray:
-    """The heatmap of every image under a linear head on the pooled raw trunk features, as files and as an array.
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """The heatmaps of every image under a linear head on the pooled raw trunk features, as files and in parts.
 
     A file that the same trunk and the same weights made is not made again (its PNG text says which made it).
 
     Args:
-        manifest: n rows with `image_id` and `file_name`.
+        manifest: n rows with `image_id` and `file_name`; `sha256` is used where present.
         root: the data root.
         backbone: the trunk; its embedding is what the heads were fitted on (fold a scaler into the weights first).
-        heads: (weight (classes, dim), bias (classes,)) of each; a head of one output may be given as (1, dim).
+        heads: (weight (classes, dim), bias (classes,)) of each.
         head_of_row: (n,) index into `heads`; -1: no heatmap.
-        target_of_row: (n,) index of the class to explain.
-        out: folder of <image_id>.png, 56 x 56, 8 bit grey, peak 255, all 0 where nothing speaks for the class.
+        targets: (n, 2) class indices: of the given label and of what is predicted.
+        out: folder of <image_id>.png of the label and, where that is another class, <image_id>-predicted.png; 56 x 56,
+            8 bit grey, peak 255, all 0 where nothing speaks for the class.
+        maps: what a pass over the pixels kept of the trunk's maps; cleared in the end. Other images are decoded.
         progress: called with (images done, images to do).
 
-    Returns:
-        (n, 56, 56) float32 in [0, 1]; NaN for rows without a heatmap (unreadable, or head -1).
+    Yields:
+        Rows (k,), and their heatmaps (k, 2, 56, 56) float32 in [0, 1]; not for rows without one (unreadable, head -1).
     """
-    head_of_row, target_of_row = np.asarray(head_of_row, int), np.asarray(target_of_row, int)
-    if not len(manifest) == len(head_of_row) == len(target_of_row):
-        raise ValueError(f"{len(manifest)} rows, {len(head_of_row)} heads, {len(target_of_row)} targets: must be equal")
-    files = [heatmap_path(out, str(image_id)) for image_id in manifest["image_id"]]
-    maps = np.full((len(manifest), SIDE, SIDE), np.nan, np.float32)
-    makers = [_maker(backbone, heads, h, t) for h, t in zip(head_of_row, target_of_row, strict=True)]
-    for row in np.flatnonzero(head_of_row >= 0).tolist():
-        kept = _read_heatmap(files[row], makers[row])
-        if kept is not None:
-            maps[row] = kept
-    wanted = np.flatnonzero((head_of_row >= 0) & np.isnan(maps[:, 0, 0]))
-    weights = [weight[target] for weight, target in _targets(heads, head_of_row, target_of_row)]
+    head_of_row, targets = np.asarray(head_of_row, int), np.asarray(targets, int)
+    if targets.shape != (len(manifest), 2) or len(head_of_row) != len(manifest):
+        raise ValueError(f"{len(manifest)} rows, {len(head_of_row)} heads, targets {targets.shape}: must be (n, 2)")
+    ids = manifest["image_id"].astype(str).to_numpy()
+    keys = content_keys(manifest, root)
+    weights = [np.ascontiguousarray(weight, np.float32) for weight, _ in heads]
+    makers = [[_maker(backbone, row) for row in weight] for weight in weights]
     causes: dict[int, str] = {}
+
+    def prepared(part: np.ndarray) -> tuple[np.ndarray, list[int], list[Decoded]]:
+        """What is kept of a part (k, 2, 56, 56), NaN where nothing is; rows with maps; the others, decoded."""
+        kept = np.stack([_read_pair(out, ids[r], targets[r], makers[head_of_row[r]]) for r in part])
+        todo = part[np.isnan(kept[:, :, 0, 0]).any(axis=1)]
+        seen = [row for row in todo.tolist() if maps is not None and keys[row] in maps]
+        return kept, seen, decode_rows(manifest, root, np.setdiff1d(todo, seen), backbone.side)
+
+    wanted = np.flatnonzero(head_of_row >= 0)
     done = 0
-    parts = batches(wanted, BATCH)
-    for part, images in prefetched(lambda part: decode_rows(manifest, root, part, backbone.side), parts):
-        rows, pixels = _readable(images, causes)
-        if rows:
-            activations = backbone.maps(pixels)
-            weight = torch.from_numpy(np.array([weights[row] for row in rows], np.float32)).to(activations.device)
-            model = RowHeads(weight, torch.zeros(len(rows), device=activations.device))
-            for row, heatmap in zip(rows, grad_cam(model, activations, [0] * len(rows)), strict=True):
-                maps[row] = _write_heatmap(files[row], heatmap, makers[row])
+    for part, (heat, seen, images) in prefetched(prepared, batches(wanted, BATCH)):
+        rows, pixels = readable(images, causes)
+        activations = [maps.take([keys[row] for row in seen])] if maps is not None and seen else []
+        activations += [backbone.maps(pixels)] if rows else []
+        made = seen + rows
+        if made:
+            pairs = [weights[head_of_row[row]][targets[row]] for row in made]
+            fresh = _pairs(torch.cat(activations), np.stack(pairs), targets[made])
+            for row, pair in zip(made, fresh, strict=True):
+                heat[np.searchsorted(part, row)] = _write_pair(
+                    out, ids[row], pair, targets[row], makers[head_of_row[row]]
+                )
+        there = ~np.isnan(heat[:, 0, 0, 0])
+        yield part[there], heat[there]
         done += len(part)
         if progress:
             progress(done, len(wanted))
     warn_unreadable(manifest, causes)
-    return maps
+    if maps is not None:
+        maps.clear()
 
 
 def explain_run(
@@ -122,27 +144,27 @@ def explain_run(
         A table with `predicted`, `probability` (of the predicted class) and `explained` (missing where the image does
         not open), and heatmaps (n, 56, 56) float32 in [0, 1], NaN there.
     """
-    backbone = backbone_of(trained.model, trained.arch, trained.side)
-    head = split_model(trained.model, trained.arch)[1].requires_grad_(False).eval()
-    model = nn.Sequential(OrderedDict(map=nn.Identity(), head=head))
+    trunk, tail = explained(trained.model, trained.arch)
+    body = frozen(trunk)
+    tail.requires_grad_(False).eval()
     classes = np.array(trained.classes, dtype=object)
     table = pd.DataFrame(index=manifest.index, columns=["predicted", "probability", "explained"], dtype=object)
     maps = np.full((len(manifest), SIDE, SIDE), np.nan, np.float32)
     causes: dict[int, str] = {}
     done = 0
     parts = batches(np.arange(len(manifest)), BATCH)
-    for part, images in prefetched(lambda part: decode_rows(manifest, root, part, backbone.side), parts):
-        rows, pixels = _readable(images, causes)
+    for part, images in prefetched(lambda part: decode_rows(manifest, root, part, trained.side), parts):
+        rows, pixels = readable(images, causes)
         if rows:
-            activations = backbone.maps(pixels)
+            activations = forward(body, pixels)
             with torch.inference_mode():
-                probabilities = model(activations).softmax(1).cpu().numpy()
+                probabilities = tail(activations).softmax(1).cpu().numpy()
             predicted = probabilities.argmax(1)
-            explained = _explained(manifest, rows, predicted, trained.classes, target)
-            maps[rows] = grad_cam(model, activations, explained.tolist())
+            shown = _explained(manifest, rows, predicted, trained.classes, target)
+            maps[rows] = grad_cam(tail, activations, shown.tolist())
             table.iloc[rows, 0] = classes[predicted]
             table.iloc[rows, 1] = probabilities.max(1)
-            table.iloc[rows, 2] = classes[explained]
+            table.iloc[rows, 2] = classes[shown]
         done += len(part)
         if progress:
             progress(done, len(manifest))
@@ -182,12 +204,19 @@ def explain_split(
     return out / "index.html", len(cards)
 
 
+class SmallCAM(GradCAM):
+    """Grad-CAM at the size of the map: the library would enlarge it to the size of what the model takes, an image's."""
+
+    def get_target_width_height(self, input_tensor: Tensor) -> None:
+        """No size to enlarge to."""
+
+
 def grad_cam(model: nn.Module, activations: Tensor, targets: list[int]) -> np.ndarray:
-    """Grad-CAM of one logit an image with respect to the output of `model.map`, its first layer.
+    """Grad-CAM of one logit an image with respect to the output of `model.map`.
 
     Args:
         model: takes activations, gives logits; has a layer `map` and no parameter that requires a gradient.
-        activations: (n, channels, h, w).
+        activations: (n, channels, h, w), or tokens (n, 1 + h * w, channels).
         targets: one class index an image.
 
     Returns:
@@ -197,7 +226,7 @@ def grad_cam(model: nn.Module, activations: Tensor, targets: list[int]) -> np.nd
     if len(targets) != len(activations):  # the library would silently zero the maps that have none
         raise ValueError(f"{len(targets)} targets for {len(activations)} images")
     leaf = activations.detach().clone().requires_grad_()  # clone: an inference tensor cannot take part in autograd
-    cam = GradCAM(model=model, target_layers=[model.map])
+    cam = SmallCAM(model=model, target_layers=[model.map], reshape_transform=spatial)
     try:
         maps = cam(input_tensor=leaf, targets=[ClassifierOutputTarget(target) for target in targets])
     finally:
@@ -241,42 +270,64 @@ def _scaled(heatmap: np.ndarray) -> np.ndarray:
     return np.clip(large / large.max(), 0, 1)
 
 
-def _readable(images: list[Decoded], causes: dict[int, str]) -> tuple[list[int], np.ndarray]:
-    causes.update({image.row: image.cause for image in images if image.pixels is None})
-    good = [image for image in images if image.pixels is not None]
-    return [image.row for image in good], np.array([image.pixels for image in good])
+def _pairs(activations: Tensor, weights: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """Heatmaps of the label and of what is predicted: maps (k, dim, h, w), weights (k, 2, dim) -> (k, 2, 56, 56)."""
+    other = np.flatnonzero(targets[:, 0] != targets[:, 1])
+    leaf = torch.cat([activations, activations[other]])
+    weight = torch.from_numpy(np.concatenate([weights[:, 0], weights[other, 1]])).to(leaf.device)
+    made = grad_cam(RowHeads(weight), leaf, [0] * len(leaf))
+    pairs = np.stack([made[: len(targets)]] * 2, axis=1)
+    pairs[other, 1] = made[len(targets) :]
+    return pairs
 
 
-def _targets(heads: list[Head], head_of_row: np.ndarray, target_of_row: np.ndarray) -> list[tuple[np.ndarray, int]]:
-    return [(heads[max(h, 0)][0], t if h >= 0 else 0) for h, t in zip(head_of_row, target_of_row, strict=True)]
-
-
-def _maker(backbone: Backbone, heads: list[Head], head: int, target: int) -> str:
+def _maker(backbone: Backbone, weight: np.ndarray) -> str:
     """Names what a heatmap was made with: trunk and weights (a bias moves no heatmap)."""
-    if head < 0:
-        return ""
-    weight = np.ascontiguousarray(heads[head][0][target], np.float32)
     return f"grad-cam {backbone.key} {hashlib.sha256(weight.tobytes()).hexdigest()[:16]}"
 
 
-def _read_heatmap(path: Path, maker: str) -> np.ndarray | None:
+def _read_pair(out: Path, image_id: str, targets: np.ndarray, makers: list[str]) -> np.ndarray:
+    """(2, 56, 56) float32, NaN where no file is or others made it. A second file where one serves both is deleted."""
+    label, predicted = targets
+    first, other = _read_heatmap(heatmap_path(out, image_id), makers[label]), heatmap_path(out, f"{image_id}-predicted")
+    if label == predicted:
+        other.unlink(missing_ok=True)
+        return np.stack([first, first])
+    return np.stack([first, _read_heatmap(other, makers[predicted])])
+
+
+def _write_pair(out: Path, image_id: str, pair: np.ndarray, targets: np.ndarray, makers: list[str]) -> np.ndarray:
+    """Write them, and return them as reading would."""
+    label, predicted = targets
+    first = _write_heatmap(heatmap_path(out, image_id), pair[0], makers[label])
+    if label == predicted:
+        return np.stack([first, first])
+    return np.stack([first, _write_heatmap(heatmap_path(out, f"{image_id}-predicted"), pair[1], makers[predicted])])
+
+
+def _read_heatmap(path: Path, maker: str) -> np.ndarray:
+    """(56, 56) float32 in [0, 1]; NaN where it is damaged, was made by others or is not there."""
     try:
         with Image.open(path, formats=["PNG"]) as image:
-            if image.info.get("maker") != maker or image.size != (SIDE, SIDE) or image.mode != "L":
-                return None
-            return np.asarray(image, np.float32) / 255
+            if image.info.get("maker") == maker and image.size == (SIDE, SIDE) and image.mode == "L":
+                return np.asarray(image, np.float32) / 255
     except (OSError, ValueError, SyntaxError):
-        return None
+        pass
+    return np.full((SIDE, SIDE), np.nan, np.float32)
 
 
 def _write_heatmap(path: Path, heatmap: np.ndarray, maker: str) -> np.ndarray:
-    """Write it, and return it as reading it would."""
+    """Write it, and return it as reading it would.
+
+    Whole or not at all, but not synced: a power failure may leave a damaged file, which is made again.
+    """
     grey = np.round(heatmap * 255).astype(np.uint8)
     text = PngImagePlugin.PngInfo()
     text.add_text("maker", maker)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as temporary:
-        Image.fromarray(grey).save(temporary, format="PNG", pnginfo=text)
+    temporary = path.with_name(f".{path.name}~{os.getpid()}.tmp")
+    Image.fromarray(grey).save(temporary, format="PNG", pnginfo=text, compress_level=1)
+    temporary.replace(path)
     return grey.astype(np.float32) / 255
 
 

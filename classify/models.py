@@ -8,10 +8,12 @@ import difflib
 import hashlib
 import itertools
 import json
+import math
 import pickle
 import re
 import warnings
 from collections import OrderedDict
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -33,7 +35,8 @@ IMAGENET_CLASSES = 1000
 FREEZE = ("head", "last_block", "none")
 MODEL_FILE = "model.safetensors"
 HEAD = ("avgpool", "dropout", "flatten", "fc", "classifier", "head", "heads")  # torchvision's names of what follows
-NO_TRUNK = ("vit_", "googlenet", "inception")  # their layers are not one chain from image to map
+NO_TRUNK = ("googlenet", "inception")  # their layers are not one chain from image to map
+TOKENS = "vit_"  # architectures whose trunk gives tokens, the class token first
 POOLS_ITSELF = ("squeezenet", "maxvit", "convnext", "vgg", "alexnet")  # heads that take the map as it is
 NORMS = (nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.LayerNorm)
 UNREADABLE = (
@@ -45,6 +48,8 @@ UNREADABLE = (
     pickle.UnpicklingError,
     safetensors.SafetensorError,
 )
+
+AT_ONCE = 4  # images that a thread takes through a trunk: what is computed of more of them leaves the cache
 
 Freeze = Literal["head", "last_block", "none"]
 
@@ -72,6 +77,42 @@ class SmallCNN(nn.Module):
         return self.classifier(self.avgpool(self.features(x)).flatten(1))
 
 
+class Tokens(nn.Module):
+    """The first layer of torchvision's vision transformer: an image's patches and the class token, with positions."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.conv_proj, self.dropout = model.get_submodule("conv_proj"), model.get_submodule("encoder.dropout")
+        self.class_token = model.get_parameter("class_token")
+        self.pos_embedding = model.get_parameter("encoder.pos_embedding")
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(n, 3, side, side) -> (n, 1 + patches, channels)."""
+        patches = self.conv_proj(x).flatten(2).transpose(1, 2)
+        tokens = torch.cat([self.class_token.expand(len(x), -1, -1), patches], dim=1)
+        return self.dropout(tokens + self.pos_embedding)
+
+
+class ClassToken(nn.Module):
+    """What the head of a vision transformer sees of the tokens."""
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(n, 1 + patches, channels) -> (n, channels)."""
+        return tokens[:, 0]
+
+
+class Tail(nn.Module):
+    """The last layers of a model, and the one among them, `map`, whose output Grad-CAM explains."""
+
+    def __init__(self, layers: nn.Module, explained: nn.Module) -> None:
+        super().__init__()
+        self.layers, self.map = layers, explained
+
+    def forward(self, x: Tensor) -> Tensor:
+        """What the layers before gave -> logits (n, classes)."""
+        return self.layers(x)
+
+
 @dataclass(frozen=True)
 class Trained:
     """A model that a run left, ready to predict.
@@ -90,6 +131,8 @@ class Trained:
 class Backbone:
     """A frozen trunk: its spatial map, averaged over space, is the embedding of an image.
 
+    Of a vision transformer the map is that of the patch tokens.
+
     Attributes:
         dim: channels of the map = length of the embedding.
         key: names architecture, image size and weights; changes when any of them does.
@@ -102,10 +145,40 @@ class Backbone:
     key: str
     side: int
 
-    @torch.inference_mode()
     def maps(self, pixels: np.ndarray) -> Tensor:
         """(n, side, side, 3) uint8 -> the map (n, dim, h, w) float32."""
-        return self.trunk(to_input(pixels, pick_device()))
+        return spatial(forward(self.trunk, pixels))
+
+
+def forward(module: nn.Module, pixels: np.ndarray) -> Tensor:
+    """(n, side, side, 3) uint8 -> what the module makes of them, without gradients.
+
+    On a CPU every thread takes a few images through all layers, rather than all threads through each layer: they need
+    not wait for each other, which on cores that others use takes longer than the layers.
+    """
+    device, threads = pick_device(), torch.get_num_threads()
+
+    def of(part: np.ndarray) -> Tensor:
+        with torch.inference_mode():
+            return module(to_input(part, device))
+
+    if device.type != "cpu" or threads == 1 or len(pixels) <= 1:
+        return torch.cat([of(pixels[i : i + AT_ONCE]) for i in range(0, len(pixels), AT_ONCE)])
+    size = min(AT_ONCE, -(-len(pixels) // threads))
+    parts = [pixels[i : i + size] for i in range(0, len(pixels), size)]
+    try:
+        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            return torch.cat(list(pool.map(of, parts)))
+    finally:
+        torch.set_num_threads(threads)  # of threads to come; this one has kept its own
+
+
+def spatial(output: Tensor) -> Tensor:
+    """A map (n, channels, h, w) as it is; of tokens (n, 1 + h * w, channels), h = w, without the class token."""
+    if output.ndim == 4:
+        return output
+    side = math.isqrt(output.shape[1] - 1)
+    return output[:, 1:].transpose(1, 2).unflatten(2, (side, side))
 
 
 def architectures() -> list[str]:
@@ -154,17 +227,22 @@ def build(
 def split(model: nn.Module, arch: str) -> tuple[nn.Sequential, nn.Sequential]:
     """(trunk, head) that share the model's layers: head(trunk(x)) = model(x).
 
-    The trunk ends with the map that is pooled; DenseNet's includes the ReLU after `features`. The head has two parts:
-    the pooling (to a vector, where the architecture pools first) and the rest.
+    The trunk ends with the map that is pooled, or with the tokens of a vision transformer; DenseNet's includes the
+    ReLU after `features`. The head has two parts: the pooling (to a vector, where the architecture pools first; the
+    class token) and the rest.
 
     Raises:
-        CurateError: the architecture is not one chain (vision transformers, GoogLeNet, Inception).
+        CurateError: the architecture is not one chain (GoogLeNet, Inception).
     """
     if arch.startswith(NO_TRUNK):
         raise CurateError(
             f"{arch} has no trunk that ends in one spatial map; it trains with --freeze none only and is not explained."
-            " Take resnet, densenet, vgg, mobilenet, efficientnet, convnext, squeezenet or small_cnn."
+            " Take resnet, densenet, vgg, mobilenet, efficientnet, convnext, vit, swin, squeezenet or small_cnn."
         )
+    if arch.startswith(TOKENS):
+        encoder = model.get_submodule("encoder")
+        body = [Tokens(model), *encoder.get_submodule("layers").children(), encoder.get_submodule("ln")]
+        return nn.Sequential(*body), nn.Sequential(ClassToken(), model.get_submodule("heads"))
     children = OrderedDict(model.named_children())
     body = [module for name, module in children.items() if name not in HEAD]
     rest = [module for name, module in children.items() if name in HEAD]
@@ -174,6 +252,22 @@ def split(model: nn.Module, arch: str) -> tuple[nn.Sequential, nn.Sequential]:
     if arch.startswith("densenet"):
         body.append(nn.ReLU())
     return nn.Sequential(*body), _head(rest, arch)
+
+
+def explained(model: nn.Module, arch: str) -> tuple[nn.Sequential, Tail]:
+    """(body, tail) with tail(body(x)) = model(x); `tail.map` gives what Grad-CAM explains.
+
+    The map that is pooled; of a vision transformer the tokens before the last attention, as pytorch-grad-cam does: of
+    those after it only the class token reaches the logits.
+
+    Raises:
+        CurateError: as `split`.
+    """
+    trunk, head = split(model, arch)
+    if arch.startswith(TOKENS):
+        return trunk[:-2], Tail(nn.Sequential(*trunk[-2:], head), trunk[-2].get_submodule("ln_1"))
+    end = nn.Identity()
+    return trunk, Tail(nn.Sequential(end, head), end)
 
 
 def check_side(model: nn.Module, arch: str, side: int) -> None:
@@ -230,14 +324,18 @@ def load_backbone(arch: str, weights: str = "DEFAULT", *, run: Path | None = Non
 
 def backbone_of(model: nn.Module, arch: str, side: int) -> Backbone:
     """The trunk of a model as a `Backbone`: a frozen copy, in evaluation mode, batch norm folded into convolutions."""
-    trunk = copy.deepcopy(split(to_device(model), arch)[0]).requires_grad_(False).eval()
+    trunk = split(to_device(model), arch)[0]
     digest = hashlib.sha256()
     for name, tensor in sorted(trunk.state_dict().items()):
         digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
-    trunk = _fold_norms(trunk).to(memory_format=torch.channels_last)
-    with torch.inference_mode():
-        dim = trunk(to_input(np.zeros((1, side, side, 3), np.uint8), pick_device())).shape[1]
-    return Backbone(arch, trunk, dim, f"{arch}-{side}-{digest.hexdigest()[:16]}", side)
+    folded = frozen(trunk)
+    dim = spatial(forward(folded, np.zeros((1, side, side, 3), np.uint8))).shape[1]
+    return Backbone(arch, folded, dim, f"{arch}-{side}-{digest.hexdigest()[:16]}", side)
+
+
+def frozen(module: nn.Module) -> nn.Module:
+    """A copy in evaluation mode, without gradients, batch norm folded into convolutions."""
+    return _fold_norms(copy.deepcopy(module).requires_grad_(False).eval()).to(memory_format=torch.channels_last)
 
 
 def save_model(trained: Trained, path: Path) -> None:
@@ -426,13 +524,14 @@ def _last_block(model: nn.Module, arch: str) -> set[str]:
     """Names of the trunk's norm parameters and of its convolutions at the lowest resolution."""
     trunk = split(model, arch)[0]
     heights: dict[nn.Module, int] = {}
-    x = torch.zeros(1, 3, 224, 224)
+    side = getattr(model, "image_size", 224)  # a vision transformer takes no other
+    x = torch.zeros(1, 3, side, side)
     was_training = model.training
     model.eval()
     with torch.inference_mode():
         for unit in trunk:
             x = unit(x)
-            heights[unit] = x.shape[2]
+            heights[unit] = x.shape[2] if x.ndim == 4 else len(heights)  # tokens: the last layer alone
     model.train(was_training)
     holders = [unit for unit in trunk if any(isinstance(m, nn.Conv2d | nn.Linear) for m in unit.modules())]
     lowest = [unit for unit in holders if heights[unit] == heights[holders[-1]]]

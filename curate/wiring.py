@@ -4,17 +4,18 @@ The only room that reaches for `classify`, and only when a command needs it: all
 """
 
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from types import ModuleType
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from curate.audit import Explain, Heads, audit
+from curate.artifacts import MEASURES_VERSION
+from curate.audit import Explain, Heads, Heatmaps, audit
 from curate.balance import Balanced, ClassPlan, Search, balance, bar_copies, plan, prepare, undecided
 from curate.collected import collected
 from curate.columns import COLUMNS
@@ -24,9 +25,16 @@ from curate.dedup import find_copies, find_leaks
 from curate.duplicates import links, mark_duplicates, mark_leaks, settled
 from curate.errors import CurateError
 from curate.ledger import Ledger
+from curate.looking import Masks
 from curate.recipe import Recipe
 from curate.scrape import scrape
 from curate.split import split
+
+if TYPE_CHECKING:
+    from classify.features import Sight
+
+
+LEAST_LEFT = 0.05  # share of the frame of which a model is asked what it makes of that part alone
 
 
 def refuse_unknown_labels(manifest: pd.DataFrame, recipe: Recipe, path: Path) -> None:
@@ -55,23 +63,57 @@ def optional(module: str, extra: str) -> ModuleType:
 
 
 class Model:
-    """The backbone that gives embeddings and heatmaps, loaded when it is first needed."""
+    """The backbone that gives embeddings and heatmaps."""
 
     def __init__(self, arch: str, weights: str, run: Path | None, root: Path, progress: Bars) -> None:
         models = optional("classify.models", "classify")
         self.backbone = models.load_backbone(arch, weights, run=run)
         self.root, self.progress = root, progress
+        self.sight: Sight | None = None
+
+    def watch(self, *, heatmaps: bool) -> "Sight":
+        """Takes the pixels that an `audit` decodes; with `heatmaps` the maps are kept that `explain` needs."""
+        features = optional("classify.features", "classify")
+        self.sight = features.Sight(self.backbone, self.root / "cache", with_maps=heatmaps)
+        return self.sight
 
     def embed(self, manifest: pd.DataFrame) -> np.ndarray:
         """(n, d) float32; rows of NaN for images that do not open."""
         features = optional("classify.features", "classify")
         progress = partial(self.progress, "embeddings")
-        return features.embed(manifest, self.root, self.backbone, cache=self.root / "cache", progress=progress)
+        return features.embed(
+            manifest, self.root, self.backbone, cache=self.root / "cache", sight=self.sight, progress=progress
+        )
+
+    def embed_masked(
+        self, manifest: pd.DataFrame, masks: Masks | np.ndarray, keep: Literal["background", "foreground"]
+    ) -> np.ndarray:
+        """(n, d) float32 of the pictures of which only the one part is left, the other painted over.
+
+        Rows of NaN where less than `LEAST_LEFT` of the frame would be left.
+
+        Args:
+            masks: the foreground, of `measure_all` or (n, h, w) bool, on the picture stretched to a square.
+        """
+        features = optional("classify.features", "classify")
+        parts = [slice(start, start + 1000) for start in range(0, len(masks), 1000)]
+        front = np.concatenate([masks[part].mean(axis=(1, 2)) for part in parts]) if parts else np.zeros(0)
+        left = front if keep == "foreground" else 1 - front
+        vectors = features.embed_masked(
+            manifest,
+            self.root,
+            self.backbone,
+            lambda rows: masks[rows] if keep == "background" else ~masks[rows],
+            f"{keep}-{MEASURES_VERSION}",
+            cache=self.root / "cache",
+            progress=partial(self.progress, f"embeddings, {keep} alone"),
+        )
+        return np.where(left[:, None] < LEAST_LEFT, np.float32(np.nan), vectors)
 
     def explain(
-        self, manifest: pd.DataFrame, heads: Heads, target: np.ndarray, *, only: set[str] | None = None
-    ) -> np.ndarray:
-        """(n, 56, 56) heatmaps in [0, 1] of the target class by the model that has not seen the image, or NaN.
+        self, manifest: pd.DataFrame, heads: Heads, targets: np.ndarray, *, only: set[str] | None = None
+    ) -> Iterator[Heatmaps]:
+        """Heatmaps of the target classes (n, 2) by the model that has not seen the image, in parts.
 
         With `only`, of these `image_id` alone.
         """
@@ -80,7 +122,15 @@ class Model:
         out = self.root / "cache" / "heatmaps"
         progress = partial(self.progress, "heatmaps")
         return explain.explain_heads(
-            manifest, self.root, self.backbone, heads.weights, fold, target, out, progress=progress
+            manifest,
+            self.root,
+            self.backbone,
+            heads.weights,
+            fold,
+            targets,
+            out,
+            maps=self.sight.maps if self.sight else None,
+            progress=progress,
         )
 
 
@@ -184,7 +234,9 @@ class Loop:
             self.standing,
             root=self.root,
             embed=self.model.embed,
+            backbone=self.model.backbone.key,
             explain=explain,
+            trunk=self.model.watch(heatmaps=explain is not None),
             jobs=self.jobs,
             seed=self.seed,
             progress=self.progress,

@@ -6,10 +6,23 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+import torchvision
 from torch import nn
 
 from classify.data import to_input
-from classify.models import Trained, backbone_of, build, load_backbone, load_run, save_model, split, train_mode
+from classify.models import (
+    Trained,
+    _last_block,
+    backbone_of,
+    build,
+    explained,
+    load_backbone,
+    load_run,
+    save_model,
+    spatial,
+    split,
+    train_mode,
+)
 from curate.errors import CurateError
 
 torch.set_num_threads(1)  # several threads on a busy machine take far longer
@@ -21,15 +34,61 @@ def trainable(model: nn.Module) -> set[str]:
     return {name for name, p in model.named_parameters() if p.requires_grad}
 
 
-@pytest.mark.parametrize("arch", [*SMALL, pytest.param("vgg19_bn", marks=pytest.mark.slow)])
-def test_trunk_and_head_make_the_model(arch):
+HEAVY = ["vgg19_bn", "convnext_tiny", "swin_t", "vit_b_16"]
+
+
+@pytest.mark.parametrize("arch", [*SMALL, *[pytest.param(arch, marks=pytest.mark.slow) for arch in HEAVY]])
+def test_trunk_and_head_make_the_model_and_so_do_what_is_explained_and_what_is_before(arch):
     model = build(arch, 3, weights="none").eval()
     trunk, head = split(model, arch)
-    x = to_input(np.random.default_rng(0).integers(0, 255, (2, 64, 64, 3), dtype=np.uint8))
+    body, tail = explained(model, arch)
+    side = 224 if arch in HEAVY else 64
+    x = to_input(np.random.default_rng(0).integers(0, 255, (2, side, side, 3), dtype=np.uint8))
     with torch.inference_mode():
         assert torch.equal(head(trunk(x)), model(x))
+        assert torch.equal(tail(body(x)), model(x))
         assert model(x).shape == (2, 3)
-        assert trunk(x).ndim == 4
+        assert spatial(trunk(x)).ndim == 4
+
+
+def small_transformer() -> nn.Module:
+    torch.manual_seed(0)
+    return torchvision.models.VisionTransformer(64, 16, 3, 2, 32, 64, num_classes=3).eval()
+
+
+def test_a_vision_transformers_map_is_that_of_its_patches():
+    """A patch that is bright lights up where it is: the positions are in the order of the picture."""
+    model = small_transformer()
+    trunk, head = split(model, "vit_b_16")
+    body, tail = explained(model, "vit_b_16")
+    x = torch.randn(2, 3, 64, 64)
+    with torch.inference_mode():
+        torch.testing.assert_close(head(trunk(x)), model(x))
+        torch.testing.assert_close(tail(body(x)), model(x))
+        tokens = torch.arange(17.0).repeat(1, 32, 1).transpose(1, 2)
+        assert spatial(tokens)[0, 0].tolist() == [[1, 2, 3, 4], [5, 6, 7, 8], [9, 10, 11, 12], [13, 14, 15, 16]]
+    backbone = backbone_of(model, "vit_b_16", 64)
+    pixels = np.random.default_rng(0).integers(0, 255, (3, 64, 64, 3), dtype=np.uint8)
+    assert backbone.dim == 32
+    assert backbone.maps(pixels).shape == (3, 32, 4, 4)
+
+
+def test_of_a_vision_transformer_the_last_block_is_its_last_layer():
+    model = small_transformer()
+    names = _last_block(model, "vit_b_16")
+    assert "encoder.layers.encoder_layer_2.mlp.0.weight" in names
+    assert "encoder.layers.encoder_layer_0.ln_1.weight" in names
+    assert "encoder.layers.encoder_layer_1.mlp.0.weight" not in names
+
+
+@pytest.mark.parametrize("images", [1, 5, 19])
+def test_threads_that_share_the_images_give_what_one_gives(images, monkeypatch):
+    backbone = load_backbone("small_cnn", "none", side=32)
+    pixels = np.random.default_rng(0).integers(0, 255, (images, 32, 32, 3), dtype=np.uint8)
+    alone = backbone.maps(pixels)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    monkeypatch.setattr(torch, "set_num_threads", lambda number: None)
+    torch.testing.assert_close(backbone.maps(pixels), alone)
 
 
 @pytest.mark.parametrize("arch", SMALL)
