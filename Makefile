@@ -2,7 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-BENCHMARKS := demo scrape balance decode duplicates_scale artifacts screen real_photos
+BENCHMARKS := demo scrape balance decode duplicates_scale artifacts planted screen review_effort shortcuts \
+	curation_gain audit real_photos
 
 .PHONY: demo test lint bench peers clean
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import streamlit as st
 from PIL import Image
 
-from apps import classes, duplicates, review
+from apps import classes, duplicates, review, shortcuts
 
 ICON = Image.new("RGB", (32, 32), "#2f6f62")  # drawn here: an emoji or a named icon is fetched from a font server
 
@@ -15,6 +15,7 @@ st.navigation(
     [
         st.Page(review.page, title="Review", url_path="review", default=True),
         st.Page(duplicates.page, title="Duplicates", url_path="duplicates"),
+        st.Page(shortcuts.page, title="Shortcuts", url_path="shortcuts"),
         st.Page(classes.page, title="Classes", url_path="classes"),
     ],
     position="top",

@@ -3,12 +3,13 @@
 import errno
 import gc
 import os
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from curate import cli_records
+from curate import cli_findings, cli_records, cli_report
 from curate.cli_records import MANIFESTS, DataRoot, LedgerUrl
 from curate.errors import CurateError
 
@@ -19,6 +20,16 @@ if TYPE_CHECKING:
 
 INTERRUPTED = 130  # exit code after Ctrl-C
 REFUSED = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EEXIST, errno.ENOTDIR)
+
+
+class First(StrEnum):
+    """What a reviewer sees first: see `curate.screen.next_first`."""
+
+    SUSPICIOUS = "suspicious"
+    INFORMATIVE = "informative"
+    GOOD = "good"
+
+
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
@@ -181,7 +192,9 @@ def audit(
             book.standing(),
             root=data,
             embed=model.embed,
+            backbone=model.backbone.key,
             explain=None if quick else model.explain,
+            trunk=model.watch(heatmaps=not quick),
             jobs=jobs,
             seed=seed,
             progress=progress,
@@ -198,6 +211,10 @@ def review(
     ledger: LedgerUrl = "",
     target: Annotated[int, typer.Option(min=1, help="Images wanted of each class.")] = 73,
     reviewer: Reviewer = "local",
+    first: Annotated[
+        First | None,
+        typer.Option("--first", help="What comes first. Before a balance the suspicious, after it the good ones."),
+    ] = None,
     host: Annotated[
         str, typer.Option(help="Address to listen on; anything but this machine's own is at your risk.")
     ] = "127.0.0.1",
@@ -211,7 +228,14 @@ def review(
 
     path = manifest or _newest(MANIFESTS / "audited.csv", MANIFESTS / "balanced.csv")
     read_manifest(path)
-    options = {"target": target, "reviewer": reviewer, "host": host, "port": port, "open_browser": browser}
+    options = {
+        "target": target,
+        "reviewer": reviewer,
+        "what": first and first.value,
+        "host": host,
+        "port": port,
+        "open_browser": browser,
+    }
     optional("apps.serve", "apps").serve(path, data, ledger_url(ledger, data), **options)
 
 
@@ -367,8 +391,15 @@ def add(
     typer.echo(said)
 
 
-for record in (cli_records.stats, cli_records.failures, cli_records.attribution):
-    app.command()(record)
+FURTHER = (
+    cli_findings.shortcuts,
+    cli_report.report,
+    cli_records.stats,
+    cli_records.failures,
+    cli_records.attribution,
+)
+for command in FURTHER:
+    app.command()(command)
 
 
 def main(args: list[str] | None = None) -> None:
