@@ -39,6 +39,7 @@ from curate.artifacts import (
     summarise,
 )
 from curate.concepts import (
+    COLUMN_OF,
     HEARD,
     Concepts,
     Question,
@@ -70,12 +71,6 @@ STRENGTHS = {
     "text": 0.03,
 }  # of the fit on pixels: scikit-learn's C, the best of 0.001 to 0.1 across left-out classes
 UNSCALED = ("border_lightness", "border_chroma")
-COLUMN_OF = {
-    "background_texture": "texture",
-    "object_multiple": "multiple",
-    "illumination_fault": "illumination",
-    "overlay_text": "text",
-}
 DOUBTFUL = 0.5  # what a doubtful row weighs in the fit of the concepts
 ANSWERS = {
     "background": ("black", "cluttered", "natural", "none", "plain", "white"),
@@ -278,7 +273,7 @@ def judged(photos: Photos, embeddings: np.ndarray | None, key: str) -> dict[str,
     else:
         result |= agreement("pixels alone", truth, pixels, "_pixels")
     result |= beside_cleanvision(photos, pixels, concepts)
-    print_thresholds(truth, photos.measures, pixels)
+    print_thresholds(truth, photos.measures, pixels if concepts is None else concepts)
     return result
 
 
@@ -572,8 +567,12 @@ def print_thresholds(truth: pd.DataFrame, measures: pd.DataFrame, scores: pd.Dat
     """Share of the clear keepers, and of the clear rejects, that each threshold flags."""
     sure = is_sure(truth)
     keep, reject = sure & (truth["verdict"] == "keep"), sure & (truth["verdict"] == "reject")
+    told = scores.rename(columns=COLUMN_OF)
+    told = told.loc[:, ~told.columns.duplicated()]
     for name, (column, above, limit, _, _) in THRESHOLDS.items():
-        values = scores[COLUMN_OF[column]] if column in COLUMN_OF else measures[column]
+        if column not in told and column not in measures:
+            continue
+        values = told[column] if column in told else measures[column]
         beyond = values > limit if above else values < limit
         at_5 = values[keep].quantile(0.95 if above else 0.05)
         print(

@@ -5,7 +5,8 @@
 
 The chain, on the same files and with the same weights, as the tools' own pages show it: CleanVision with all issues
 that it looks for by default and its own processes; embeddings by torchvision, a DataLoader of batches of 32;
-out-of-fold probabilities by scikit-learn; pytorch-grad-cam image by image (`benchmarks/peers/drive_audit.py`);
+out-of-fold probabilities by scikit-learn; pytorch-grad-cam image by image (`benchmarks/peers/drive_audit.py`), of the
+label and of another class that is predicted, as the audit makes them;
 cleanlab's find_label_issues. Whole processes on both sides, from start to exit; `curate audit` runs before the chain
 and after it, and the mean of the two counts. CleanVision and cleanlab come from `make peers`.
 

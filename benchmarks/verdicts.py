@@ -93,6 +93,7 @@ def measure(truth: pd.DataFrame, photos: Path, embeddings: np.ndarray, key: str)
     tables = {}
     for name, scores in found.items():
         named = scores.rename(columns=COLUMN_OF)
+        named = named.loc[:, ~named.columns.duplicated()]  # of the overlays the joint opinion, which comes first
         table = named[[name for name in MEASURES if name in named]].astype(float)
         table[["width", "height"]] = sides
         tables[name] = table.set_axis(np.flatnonzero(opened)).reindex(range(len(truth)))

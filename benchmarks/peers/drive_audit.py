@@ -4,7 +4,8 @@
 
     cleanvision   Imagelab(filepaths).find_issues() with all issues that it looks for by default, its own processes
     torch         embeddings by torchvision's MobileNetV2, DataLoader with batches of 32; out-of-fold probabilities by
-                  scikit-learn; then pytorch-grad-cam image by image, the labelled class, as its README shows
+                  scikit-learn; then pytorch-grad-cam image by image as its README shows, of the labelled class, and
+                  of the predicted one where it is another, as the audit makes them
     cleanlab      find_label_issues on these probabilities
 
 The last line of its output is JSON: step -> [seconds, processor seconds], imports not counted.
@@ -90,9 +91,10 @@ def torch_steps(order: dict, taken: dict[str, list[float]]) -> None:
     targets = np.searchsorted(fitted.classes_, labels)
     with Clock(taken, "grad_cam"):
         cam = GradCAM(model=model, target_layers=[model.features[-1]])
-        for file, target in zip(files, targets, strict=True):
+        for file, *wanted in zip(files, targets, probabilities.argmax(1), strict=True):
             image = to_tensor(Image.open(file).convert("RGB"))[None]
-            cam(input_tensor=image, targets=[ClassifierOutputTarget(target)])[0, :]
+            for target in dict.fromkeys(wanted):
+                cam(input_tensor=image, targets=[ClassifierOutputTarget(target)])[0, :]
 
 
 def cleanlab(order: dict, taken: dict[str, list[float]]) -> None:
