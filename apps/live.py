@@ -33,9 +33,7 @@ class LiveScreen:
         """Begin to learn where enough is new and nothing is being learnt."""
         if self._new < EVERY or (self._worker and self._worker.is_alive()):
             return
-        self._new = 0
-        verdicts = (self._rejected.copy(), self._reasons.copy())
-        self._worker = threading.Thread(target=self._learn, args=verdicts, daemon=True)
+        self._worker = threading.Thread(target=self._learn, daemon=True)
         self._worker.start()
 
     def wait(self) -> None:
@@ -58,8 +56,10 @@ class LiveScreen:
         """Whether a decided row was rejected."""
         return bool(self._rejected[row] == 1)
 
-    def _learn(self, rejected: np.ndarray, reasons: np.ndarray) -> None:
-        opinion = learn(self._space, rejected, reasons)
-        if opinion is not None:
-            self._opinion = opinion
-            self._learnt(opinion)
+    def _learn(self) -> None:
+        """Until nothing is new: decisions come in meanwhile."""
+        while self._new >= EVERY:
+            self._new = 0
+            self._opinion = learn(self._space, self._rejected.copy(), self._reasons.copy())
+            if self._opinion is not None:
+                self._learnt(self._opinion)

@@ -108,8 +108,13 @@ def explain_heads(
     done = 0
     for part, (heat, seen, images) in prefetched(prepared, batches(wanted, BATCH)):
         rows, pixels = readable(images, causes)
-        activations = [maps.take([keys[row] for row in seen])] if maps is not None and seen else []
-        activations += [backbone.maps(pixels)] if rows else []
+        activations = [backbone.maps(pixels)] if rows else []
+        if maps is not None and seen:
+            try:
+                activations.insert(0, maps.take([keys[row] for row in seen]))
+            except OSError:  # another process has made its heatmaps, and cleared the maps
+                seen, again = readable(decode_rows(manifest, root, np.array(seen), backbone.side), causes)
+                activations[:0] = [backbone.maps(again)] if seen else []
         made = seen + rows
         if made:
             pairs = [weights[head_of_row[row]][targets[row]] for row in made]

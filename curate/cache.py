@@ -3,6 +3,9 @@
 import json
 import logging
 import os
+import tokenize
+import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +15,10 @@ from curate.files import replacing
 
 log = logging.getLogger("curate")
 CHUNK = 256  # rows of a file
+DAMAGED = (  # what numpy and zipfile raise of files that are cut, overwritten or have flipped bits
+    *(OSError, ValueError, KeyError, EOFError, NotImplementedError, SyntaxError),
+    *(tokenize.TokenError, zipfile.BadZipFile, zlib.error),
+)
 
 
 class RowCache:
@@ -74,7 +81,7 @@ class RowCache:
         try:
             names = json.loads(keys.read_text())
             rows = np.load(path, mmap_mode="r")
-        except (OSError, ValueError, EOFError) as error:
+        except DAMAGED as error:
             log.warning("%s: this part of the cache is damaged and is made again: %s", keys, error)
             return
         if len(names) == len(rows):

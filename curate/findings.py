@@ -178,7 +178,10 @@ def shortcuts_path(manifest: Path) -> Path:
 def decided(table: pd.DataFrame, standing: pd.DataFrame) -> pd.DataFrame:
     """The table with the decisions in force (`Ledger.standing()`) applied to what waits; what a balance did stays."""
     waiting = table.index.isin(undecided(table).index)
-    return pd.concat([apply_decisions(table[waiting], standing), table[~waiting]]).loc[table.index]
+    now = pd.concat([apply_decisions(table[waiting], standing), table[~waiting]]).loc[table.index]
+    relabelled = now["label"] != table["label"]
+    told = [column for column in ("predicted", "label_probability") if column in now]
+    return now.assign(**{column: now[column].mask(relabelled) for column in told})  # they are of the label before
 
 
 def require_audit(manifest: pd.DataFrame, where: object = "the manifest") -> None:

@@ -7,19 +7,19 @@ core is busy. Imports no more than a worker needs.
 import json
 import logging
 import os
-import zlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Protocol
-from zipfile import BadZipFile
 
 import joblib
 import numpy as np
 import pandas as pd
 
 from curate.artifacts import HEATMAP_SIDE, MEASURES_VERSION, measure_image
+from curate.cache import DAMAGED
+from curate.errors import CurateError
 from curate.files import replacing
 from curate.images import open_rgb, square
 from curate.manifest import require_columns
@@ -111,6 +111,8 @@ def measure_all(
     """
     require_columns(manifest, "sha256", "file_name", made_by="curate scrape")
     require_images(root, manifest["file_name"])
+    if nameless := int(manifest["sha256"].isna().sum()):
+        raise CurateError(f"{nameless} rows have no sha256, by which measures are kept. `curate scrape` writes it.")
     folder = root / "cache" / f"measures-{MEASURES_VERSION}"
     kept = _read(folder)
     once = manifest.loc[~manifest["sha256"].duplicated(), ["sha256", "file_name"]]
@@ -217,7 +219,7 @@ def _read(folder: Path) -> list[Chunk]:
             with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
                 sizes = {len(file["sha256"]), len(file["measures"]), file["masks"].size / PACKED}
                 keys = file["sha256"].tolist()
-        except (OSError, ValueError, KeyError, EOFError, BadZipFile, zlib.error) as error:
+        except DAMAGED as error:
             log.warning("%s: this part of the cache is damaged and is made again: %s", path, error)
             continue
         if len(sizes) == 1:

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from curate.balance import undecided
 from curate.findings import UNREADABLE, Findings, independent
 from curate.page_pieces import Said, so_many_images
 from curate.shortcuts import Finding, Shortcuts
@@ -86,21 +87,24 @@ def _given_away(findings: list[Finding]) -> Said:
 
 def _review(at: Findings) -> Iterator[Step]:
     review = command(at, "curate", "review", at.manifest)
-    flags = [flag for flag in at.flags if flag.name != UNREADABLE]
-    flagged = {image for flag in flags for image in flag.images}
+    waiting = set(undecided(at.table)["image_id"])
+    kinds = {flag.name: waiting & set(flag.images) for flag in at.flags}
+    damaged = len(kinds.pop(UNREADABLE, ()))
+    flagged = set().union(*kinds.values())
     if flagged:
-        most = ", ".join(f"{flag.name} {len(flag.images)}" for flag in flags[:MOST_NAMED])
+        largest = sorted(kinds.items(), key=lambda kind: -len(kind[1]))
+        most = ", ".join(f"{name} {len(images)}" for name, images in largest[:MOST_NAMED])
         text = f"Review the {so_many_images(len(flagged))} with flags ({most}); the most suspicious come first."
         yield Step(Said(text), review)
-    if damaged := sum(len(flag.images) for flag in at.flags if flag.name == UNREADABLE):
+    if damaged:
         yield Step(Said(f"{so_many_images(damaged)} that cannot be opened: reject, and others are fetched."), review)
-    if at.doubtful:
-        text = f"{so_many_images(len(at.doubtful))} that a model takes for another class: relabel, reject or accept."
+    if doubtful := waiting & set(at.doubtful):
+        text = f"{so_many_images(len(doubtful))} that a model takes for another class: relabel, reject or accept."
         yield Step(Said(text), review)
-    if at.screen is None:
+    if at.screen is None and waiting:
         text = "The screen knows no decisions. Judge some ten images of each class and audit again: it sorts the rest."
         yield Step(Said(text), review)
-    elif at.screen.unsure:
+    elif at.screen and at.screen.unsure:
         text = f"{so_many_images(at.screen.unsure)} that the screen is not sure of: decisions on these teach it most."
         yield Step(Said(text), review)
 

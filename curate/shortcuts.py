@@ -305,6 +305,8 @@ def auroc_with_interval(above: np.ndarray, below: np.ndarray) -> tuple[float, tu
     Mann-Whitney statistic, part 2", Statistics in Medicine 2006, method 5.
     """
     m, n = len(above), len(below)
+    if not m or not n:
+        return 0.5, (0.0, 1.0)
     ranks = rankdata(np.r_[above, below])
     theta = float((ranks[:m].sum() - m * (m + 1) / 2) / (m * n))
     grid = np.linspace(0, 1, 2001)
@@ -584,6 +586,8 @@ def _cross_predicted(
 
 
 def _judged(names: np.ndarray, codes: np.ndarray, answers: np.ndarray, rng: np.random.Generator) -> dict[str, Any]:
+    answered = answers >= 0
+    codes, answers = codes[answered], answers[answered]
     there = np.unique(codes)
     recall = {str(names[code]): float((answers[codes == code] == code).mean()) for code in there}
     return {

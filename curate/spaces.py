@@ -2,16 +2,17 @@
 
 import hashlib
 import logging
-import zipfile
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 import numpy as np
 
+from curate.cache import DAMAGED
 from curate.files import replacing
 from curate.screen import Space
 
 log = logging.getLogger("curate")
+MOST = 8  # data sets, those audited last
 
 
 def keep_space(root: Path, image_ids: Iterable[str], space: Space) -> None:
@@ -22,9 +23,11 @@ def keep_space(root: Path, image_ids: Iterable[str], space: Space) -> None:
     arrays["measures"] = np.array(space.measures, dtype="U")
     with replacing(path) as temporary, temporary.open("wb") as file:
         np.savez(file, **arrays)
+    for older in sorted(path.parent.glob("*.npz"), key=lambda kept: kept.stat().st_mtime)[:-MOST]:
+        older.unlink(missing_ok=True)
 
 
-def kept_space(root: Path, image_ids: Iterable[str]) -> Space | None:
+def kept_space(root: Path, image_ids: Collection[str]) -> Space | None:
     """The space of exactly these images in this order; None where no audit has kept one, or its file is damaged."""
     path = _path(root, image_ids)
     try:
@@ -32,8 +35,10 @@ def kept_space(root: Path, image_ids: Iterable[str]) -> Space | None:
             arrays = {name: kept[name] for name in Space._fields}
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except DAMAGED as error:
         log.warning("%s: damaged, made again by `curate audit`: %s", path, error)
+        return None
+    if len(arrays["usable"]) != len(image_ids):
         return None
     measures = tuple(arrays.pop("measures").tolist())
     return Space(**{**arrays, "features": arrays["features"].astype(np.float32), "measures": measures})

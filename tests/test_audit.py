@@ -259,3 +259,43 @@ def test_with_a_real_model_each_file_is_decoded_once_and_a_second_run_takes_ever
     _, masks = measure_all(table, root, 1)
     alone = {keep: model.embed_masked(table, masks, keep) for keep in ("background", "foreground")}
     assert not np.allclose(alone["background"], alone["foreground"])
+
+
+def test_a_copy_of_an_image_does_not_tell_its_class():
+    """Noise: nothing is learnt of an image but from its copy, which lies in the same fold."""
+    rng = np.random.default_rng(0)
+    embeddings, labels = np.repeat(rng.normal(size=(100, 800)), 2, axis=0), np.repeat(rng.choice(["a", "b"], 100), 2)
+    kept_together = cross_predict(embeddings, labels, seed=0, photographs=np.repeat(np.arange(100), 2))
+    for heads, least, most in ((kept_together, 0.3, 0.7), (cross_predict(embeddings, labels, seed=0), 0.75, 1.0)):
+        right = heads.classes[heads.probability.argmax(axis=1)] == labels
+        assert least < right.mean() < most
+
+
+def test_a_class_of_a_few_images_is_left_out_and_the_others_are_predicted():
+    rng = np.random.default_rng(0)
+    labels = np.array(["a"] * 10 + ["b"] * 10 + ["c"] * 3)
+    heads = cross_predict(rng.normal(size=(23, 8)), labels, seed=0)
+    assert heads.classes.tolist() == ["a", "b"]
+    assert (heads.fold[20:] == -1).all()
+    assert np.isnan(heads.probability[20:]).all()
+    assert (heads.fold[:20] >= 0).all()
+
+
+def test_an_image_that_was_repaired_is_unreadable_no_more(stored):
+    table, root = stored
+    whole = (root / table["file_name"][3]).read_bytes()
+    (root / table["file_name"][3]).write_bytes(b"damaged")
+    with Ledger(root / "ledger.db") as ledger:
+        work = {"root": root, "embed": lambda t: np.full((len(t), 4), np.nan), "backbone": "", "jobs": 1}
+        broken = audit(table, ledger.standing(), **work)
+        (root / table["file_name"][3]).write_bytes(whole)
+        mended = audit(broken.assign(reject_prior=0.9), ledger.standing(), **work)
+    assert broken["flags"][3].startswith("unreadable")
+    assert not mended["flags"].fillna("").str.contains("unreadable").any()
+    assert "reject_prior" not in mended, "of another backbone"
+
+
+def test_rows_without_a_content_hash_are_refused(stored):
+    table, root = stored
+    with pytest.raises(CurateError, match="2 rows have no sha256"):
+        measure_all(table.assign(sha256=table["sha256"].mask(table.index < 2)), root, 1)

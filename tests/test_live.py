@@ -110,3 +110,21 @@ def test_without_an_audit_of_these_images_the_order_stays(desk, tmp_path):
     stiff = Desk(other, desk.root, str(tmp_path / "ledger.db"), target=9, reviewer="ana")
     assert stiff.view(None)["window"][0]["id"] == "image38"
     stiff.close()
+
+
+def test_decisions_that_come_while_it_learns_are_learnt_too(monkeypatch):
+    embeddings, bad = two_kinds()
+    screen = LiveScreen(see(embeddings, pd.DataFrame(index=range(NUMBER))), lambda opinion: None)
+    learnt = []
+
+    def slowly(space, rejected, reasons):
+        learnt.append(int(np.isfinite(rejected).sum()))
+        for row in range(20, 30):
+            screen.decided(row, bool(bad[row]), "")
+
+    monkeypatch.setattr("apps.live.learn", slowly)
+    for row in range(20):
+        screen.decided(row, bool(bad[row]), "")
+    screen.learn_soon()
+    screen.wait()
+    assert learnt == [20, 30]
