@@ -130,7 +130,7 @@ def real_photos(photos: Path, truth_path: Path, step: int) -> dict[str, float | 
     for issue, names in (told or {}).items():
         print(f"CleanVision calls {shown(clear['file'].isin(names))} of the unedited {issue}")
     print("Unedited photos beyond each limit: all, and keepers")
-    for name in THRESHOLDS:
+    for name in (name for name, threshold in THRESHOLDS.items() if threshold.column in table):
         print(f"  {name:18} {shown(raised(clear, (name,))):>23} {shown(raised(keep, (name,))):>23}")
     light = tuple(name for name, threshold in THRESHOLDS.items() if threshold.artifact == "illumination")
     print(f"  {'any of the light':18} {shown(raised(clear, light)):>23} {shown(raised(keep, light)):>23}")

@@ -153,7 +153,6 @@ def summarise(reading: Reading) -> tuple[dict[str, float | str | int], np.ndarra
         "object_multiple": scores["multiple"],
         "quality_sharpness": float(np.expm1(cues["sharpness"])),
         "overlay_text_share": cues["lettering"],
-        "overlay_text": scores["text"],
     }
     stretched = cv2.resize(front.mask.astype(np.float32), (HEATMAP_SIDE, HEATMAP_SIDE), interpolation=cv2.INTER_AREA)
     return measures, stretched >= 0.5

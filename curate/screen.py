@@ -17,6 +17,8 @@ from sklearn.model_selection import StratifiedKFold
 from sklearn.neighbors import NearestNeighbors
 from sklearn.preprocessing import normalize
 
+from curate.artifacts import artifact_score
+
 COMPONENTS = 128  # of the embeddings; 128 and 256 learn as well as all 1,280
 CROWD = 60  # nearest images whose mean distance tells how far an image is from the crowd
 NEIGHBOURS = 10  # nearest images that an image shares its verdict with; of 5, 10, 15
@@ -44,6 +46,7 @@ MEASURES = (  # what the screen sees beside the embedding
 PRIOR_WEIGHT, FITTED_WEIGHT, PIXEL_WEIGHT = 0.8, 0.2, 0.1  # of `PRIOR`; of measures beside it; of measures without it
 SIZE_WEIGHT, CROWD_WEIGHT = 0.2, 0.1
 PRIOR_SHARE = 0.8  # against the distance from the crowd, while there are no decisions
+CROWD_SHARE = 0.8  # against the artifacts, while there are neither decisions nor a prior
 KEEP = "keep"
 
 Next = Literal["suspicious", "informative", "good"]
@@ -173,14 +176,16 @@ def suspicion(space: Space, opinion: Opinion | None, table: pd.DataFrame) -> np.
     """Order of the review queue, (n,) from 0 to 1.
 
     The screen's probability as soon as there is one; until then the mean of the ranks of `PRIOR` and of the distance
-    from the crowd, or of the latter alone where the backbone has no prior.
+    from the crowd, or, where the backbone has no prior, of that distance and of how far the measures are beyond their
+    limits.
     """
     if opinion is not None:
         return np.clip(opinion.probability, 0.0, 1.0)
     crowd = _ranks(space.features[:, -1])
-    order = crowd
     if PRIOR in table:
         order = PRIOR_SHARE * _ranks(table[PRIOR].to_numpy(dtype=float)) + (1 - PRIOR_SHARE) * crowd
+    else:
+        order = CROWD_SHARE * crowd + (1 - CROWD_SHARE) * _ranks(artifact_score(table).to_numpy())
     return np.where(space.usable, order, 1.0)
 
 
