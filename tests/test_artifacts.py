@@ -82,7 +82,7 @@ def test_measures_are_the_declared_columns_with_declared_types():
     measures = {name: m for name, m in measure_image(Image.fromarray(picture))[0].items() if not name.startswith(CUE)}
     prefixes = ("background_", "foreground_", "illumination_", "object_", "quality_", "overlay_")
     declared = {column for column in COLUMNS if column.startswith(prefixes)}
-    assert set(measures) == declared - {"overlay_text", "overlay_watermark"}, "which `curate.concepts` tells from the cues"
+    assert set(measures) == declared - {"overlay_text", "overlay_watermark"}, "which `curate.concepts` tells"
     assert measures["background_kind"] in COLUMNS["background_kind"].values
     assert measures["object_count"] in COLUMNS["object_count"].values
     kinds = {column: type(value) for column, value in measures.items()}
@@ -150,7 +150,6 @@ def test_lettering_is_found_and_a_bare_stone_has_none():
         cv2.putText(lettered, "granite from the quarry", (20, y), cv2.FONT_HERSHEY_SIMPLEX, 0.45, (0, 0, 0), 1)
     assert measures_of(bare)["overlay_text_share"] < 0.01
     assert measures_of(lettered)["overlay_text_share"] > 0.05
-    assert measures_of(lettered)["overlay_text_share"] > measures_of(bare)["overlay_text_share"]
 
 
 def test_a_blurred_picture_is_less_sharp():
