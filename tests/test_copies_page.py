@@ -1,7 +1,6 @@
 """The page of copies opens offline, shows what was found and why, and runs nothing that the web wrote."""
 
 import re
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pandas as pd
@@ -11,30 +10,10 @@ from curate.copies_page import SIDE, write_copies
 from curate.dedup import PAIR_COLUMNS, find_copies
 from curate.duplicates import mark_duplicates
 from curate.errors import CurateError
+from tests.html_page import Page
 from tests.pictures import jpeg
 
 HOSTILE = "\"'><script>alert(1)</script><img src=x onerror=alert(1)>\u202e`rm`"
-
-
-class Page(HTMLParser):
-    """The tags of a page with their attributes, and its text."""
-
-    def __init__(self, html: str) -> None:
-        super().__init__()
-        self.tags: list[tuple[str, dict]] = []
-        self.text = ""
-        self._styled = False
-        self.feed(html)
-
-    def handle_starttag(self, tag, attributes):
-        self.tags.append((tag, dict(attributes)))
-        self._styled = tag == "style"
-
-    def handle_data(self, data):
-        self.text += "" if self._styled else data
-
-    def all(self, tag: str) -> list[dict]:
-        return [attributes for name, attributes in self.tags if name == tag]
 
 
 def shelf(root: Path, *images: tuple[str, str, int, int]) -> pd.DataFrame:

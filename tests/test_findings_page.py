@@ -2,7 +2,6 @@
 
 import os
 import re
-from html.parser import HTMLParser
 
 import numpy as np
 import pandas as pd
@@ -35,29 +34,9 @@ from curate.next_steps import next_steps
 from curate.page_pictures import SIDE, overlay, pictures
 from curate.shortcuts import counted_rows, write_shortcuts
 from tests.findings import audited, masked, shortcuts, write_heatmap, write_shortcuts_beside
+from tests.html_page import Page
 
 HOSTILE = "\"'><script>alert(1)</script><img src=x onerror=alert(1)>\u202e{0}`rm`"
-
-
-class Page(HTMLParser):
-    """The tags of a page with their attributes, and its text."""
-
-    def __init__(self, html: str) -> None:
-        super().__init__()
-        self.tags: list[tuple[str, dict]] = []
-        self.text = ""
-        self._styled = False
-        self.feed(html)
-
-    def handle_starttag(self, tag, attributes):
-        self.tags.append((tag, dict(attributes)))
-        self._styled = tag == "style"
-
-    def handle_data(self, data):
-        self.text += "" if self._styled else data.replace("\u00a0", " ")
-
-    def all(self, tag: str) -> list[dict]:
-        return [attributes for name, attributes in self.tags if name == tag]
 
 
 def written(folder, manifest="audited.csv", target=3) -> str:
