@@ -146,6 +146,8 @@ def screened(pool: Pool, what: Next) -> OrderOf:
 
     def order_of(decided: np.ndarray) -> np.ndarray:
         waiting = np.flatnonzero(np.isnan(decided))
-        return waiting[next_first(judge(pool, decided)[1][waiting], what)]
+        opinion, doubts = judge(pool, decided)
+        first: Next = "informative" if opinion is None and what == "suspicious" else what  # as `curate.queue`
+        return waiting[next_first(doubts[waiting], first)]
 
     return order_of

@@ -213,7 +213,11 @@ def review(
     reviewer: Reviewer = "local",
     first: Annotated[
         First | None,
-        typer.Option("--first", help="What comes first. Before a balance the suspicious, after it the good ones."),
+        typer.Option(
+            "--first",
+            help="What comes first. By itself: before there are decisions the informative, then the "
+            "suspicious, after a balance the good ones.",
+        ),
     ] = None,
     host: Annotated[
         str, typer.Option(help="Address to listen on; anything but this machine's own is at your risk.")

@@ -1,7 +1,8 @@
 """The review queue: which images wait for a person, in which order, and how far each class is.
 
-Before the first balance the most suspicious images come first. A balanced manifest knows what each class is short of:
-there the images come first that fill it with the fewest decisions.
+Before the first balance the most suspicious images come first, and before the screen has learnt anything those that
+teach it most. A balanced manifest knows what each class is short of: there the images come first that fill it with the
+fewest decisions.
 """
 
 from collections import defaultdict
@@ -198,13 +199,19 @@ def _order(manifest: pd.DataFrame, what: Next | None) -> list:
     if "suspicion" not in manifest:
         return list(manifest.index)
     if what or "balance_round" not in manifest:
-        return list(manifest.index[next_first(manifest["suspicion"].fillna(0.0).to_numpy(), what or "suspicious")])
+        first = what or ("informative" if _is_new(manifest) else "suspicious")
+        return list(manifest.index[next_first(manifest["suspicion"].fillna(0.0).to_numpy(), first)])
     doubts = doubt(manifest).fillna(1.0)
     rounds = pd.to_numeric(manifest["balance_round"]).fillna(0)
     older = (rounds < max(rounds.max(), 1)).astype(int)
     spare = manifest["reason"].eq(SPARE) if "reason" in manifest else False
     keys = pd.DataFrame({"spare": spare, "unfit": doubts >= LIMIT, "older": older, "doubt": doubts})
     return list(keys.sort_values(list(keys), kind="stable").index)
+
+
+def _is_new(manifest: pd.DataFrame) -> bool:
+    """Whether the screen has learnt nothing yet: the most suspicious images, nearly all bad, would teach it little."""
+    return "reject_probability" in manifest and bool(manifest["reject_probability"].isna().all())
 
 
 def _copies(manifest: pd.DataFrame) -> defaultdict[str, set[str]]:

@@ -39,6 +39,14 @@ def test_after_a_balance_new_images_come_first_and_the_surest_good_ones_of_them(
     assert ReviewQueue(balanced()).waiting("oak", 9) == order
 
 
+def test_before_the_screen_has_learnt_anything_come_the_images_that_teach_it_most():
+    new = balanced(reject_probability=[np.nan] * 6).drop(columns="balance_round")
+    assert review_queue(new, NOBODY)["image_id"].iloc[0] == "new_likely"
+    queue = ReviewQueue(new)
+    assert queue.waiting(None, 1) == ["new_likely"]
+    assert queue.reranked(new["suspicion"].to_numpy())[0] == "new_bad", "once it has learnt"
+
+
 @pytest.mark.parametrize(
     ("what", "first"), [("suspicious", "new_bad"), ("good", "spare"), ("informative", "new_likely")]
 )
