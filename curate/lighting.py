@@ -125,7 +125,8 @@ def edge_blur(grey: np.ndarray) -> float:
     steep, flatter = _slope(levels), _slope(cv2.GaussianBlur(levels, (0, 0), REBLUR))
     if not steep.size:
         return MOST_BLUR
-    edges = np.flatnonzero(steep >= max(ranked(steep[::3, ::3], 0.9), 4.0))
+    least = max(ranked(steep[::3, ::3], 0.9), 4.0) - 1e-3  # many are as steep, but for rounding
+    edges = np.flatnonzero(steep >= least)
     if len(edges) < 20:
         return MOST_BLUR
     ratio = np.maximum(steep.take(edges) / np.maximum(flatter.take(edges), 1e-3), 1.0001)
