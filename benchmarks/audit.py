@@ -16,7 +16,6 @@ which the true mask is known: the share of their energy inside it, with the weig
 share of the frame that the mask covers, which is what an even heatmap has inside (95 % intervals over the pictures).
 """
 
-import argparse
 import json
 import os
 import shutil
@@ -31,6 +30,7 @@ import cv2
 import numpy as np
 import pandas as pd
 
+from benchmarks.options import arguments, read_truth
 from benchmarks.usage import ROOT, Usage, run_measured
 from curate.console import print_table
 from curate.images import inspect
@@ -47,21 +47,12 @@ STAGED = 200  # photos of which the stages are timed
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--photos", type=Path, default=SHARED / "data" / "rocks")
-    parser.add_argument(
-        "--truth", type=Path, default=None, help="CSV with file_name, label [default: PHOTOS/truth.csv]"
-    )
-    parser.add_argument("--weights", default=str(SHARED / "weights" / "mobilenet_v2_imagenet_features.pth"))
-    parser.add_argument("--quick", action="store_true", help="every eighth photo, one run")
-    options = parser.parse_args()
-    truth_path = options.truth or options.photos / "truth.csv"
-    if not truth_path.exists() or not Path(options.weights).exists():
-        print(f"no real photos here: {truth_path} or {options.weights} is missing; see --photos, --truth, --weights")
-        print(json.dumps({"skipped": str(truth_path)}))
+    options = arguments(__doc__, "every eighth photo, one run").parse_args()
+    listed = read_truth(options)
+    if listed is None:
         return
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # for the chain too, as `curate` for itself
-    photos = pd.read_csv(truth_path)[["file_name", "label"]].iloc[:: 8 if options.quick else 1]
+    photos = listed[["file_name", "label"]].iloc[:: 8 if options.quick else 1]
     with tempfile.TemporaryDirectory() as home:
         figures = speed(photos, options.photos, options.weights, Path(home), quick=options.quick)
         figures |= stages(stocked(photos[:STAGED], options.photos, Path(home) / "staged"), options.weights)

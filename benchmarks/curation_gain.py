@@ -42,7 +42,8 @@ from scipy.sparse.csgraph import connected_components
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 
-from benchmarks.verdicts import Pool, arguments, decisions_on, judge, measure, pool_of, read_truth, review, screened
+from benchmarks.options import arguments, read_truth
+from benchmarks.verdicts import Pool, decisions_on, judge, measure, pool_of, review, screened
 from classify.data import batches, decode_rows, to_input
 from classify.models import build, load_backbone, split, train_mode
 from classify.train import TrainConfig

@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from benchmarks.options import arguments, read_truth
 from benchmarks.steps import Steps
 from curate.console import print_table
 from curate.images import inspect
@@ -34,26 +35,20 @@ OTHER_SOURCE = 30  # photos of web2 a class, for the test
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--photos", type=Path, default=SHARED / "data" / "rocks", help="with web/<class>/ and web2/")
-    parser.add_argument("--truth", type=Path, default=None, help="CSV of verdicts [default: PHOTOS/truth.csv]")
-    parser.add_argument("--weights", default=str(SHARED / "weights" / "mobilenet_v2_imagenet_features.pth"))
+    parser = arguments(__doc__, "fewer epochs")
     parser.add_argument("--decisions", type=int, default=160, help="images that the reviewer judges, of all classes")
     parser.add_argument("--scrape", type=int, default=80)
     parser.add_argument("--per-class", type=int, default=40)
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--home", type=Path, default=None, help="folder to work in [default: a temporary one]")
-    parser.add_argument("--quick", action="store_true", help="fewer epochs")
     options = parser.parse_args()
-    truth_path = options.truth or options.photos / "truth.csv"
-    if not truth_path.exists() or not Path(options.weights).exists():
-        print(f"no real photos here: {truth_path} or {options.weights} is missing; see --photos, --truth, --weights")
-        print(json.dumps({"skipped": str(truth_path)}))
+    truth = read_truth(options)
+    if truth is None:
         return
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
-        bench = Bench(options, pd.read_csv(truth_path), options.home or Path(folder))
+        bench = Bench(options, truth, options.home or Path(folder))
         figures = bench.run()
     figures["seconds"] = round(time.perf_counter() - start, 1)
     print(json.dumps(figures))

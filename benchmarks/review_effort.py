@@ -36,7 +36,8 @@ import pandas as pd
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold, cross_val_predict
 
-from benchmarks.verdicts import Pool, arguments, embed, measure, pool_of, read_truth, review, screened
+from benchmarks.options import arguments, read_truth
+from benchmarks.verdicts import Pool, embed, measure, pool_of, review, screened
 from curate.console import print_table, progress_bars
 
 PEERS = Path(__file__).resolve().parents[1] / ".venv-peers" / "bin" / "python"

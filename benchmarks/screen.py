@@ -13,6 +13,9 @@ Doubtful verdicts are left out of what is judged (but not of what is learnt), an
     prior        `reject_prior` alone, which has learnt nothing from these decisions
     cleanvision, cleanlab, cleanlab_outlier    as in `benchmarks.review_effort`; random
 
+Another taste: a reviewer who rejects for a natural or cluttered background, and what is off topic, and nothing else,
+with `reject_prior` and without any measure.
+
 Purity: the share of good ones among the surest 40 of a class, the doubtful left out. Calibration error: of the pooled
 probabilities after 160 decisions, in ten bins (Naeini et al., AAAI 2015). Intervals: 95 %, by bootstrap over the runs.
 """
@@ -29,8 +32,9 @@ from sklearn.metrics import roc_auc_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from benchmarks.options import arguments, read_truth
 from benchmarks.review_effort import PEERS, ask_peers
-from benchmarks.verdicts import Pool, arguments, decisions_on, embed, judge, measure, pool_of, read_truth
+from benchmarks.verdicts import Pool, decisions_on, embed, judge, measure, pool_of
 from curate.console import print_table
 from curate.screen import MEASURES, PRIOR, Space, certainty, learn, see
 
@@ -76,6 +80,7 @@ def main() -> None:
         table.append((name, "-", *described(runs, bad, sure, name, 0, figures)))
     print_table(("arm", "decisions", "AUROC (95 %)", "purity of the surest 40", "AUROC of the doubtful"), table)
     figures |= trust(arms["screen"], truth, bad, sure, seeds)
+    figures |= another_taste(truth, embeddings, measures[""], sure, seeds)
     figures |= refit_seconds(embeddings, bad)
     print(json.dumps({name: round(value, 4) for name, value in figures.items()}))
 
@@ -164,6 +169,23 @@ def trust(arm: Arm, truth: pd.DataFrame, bad: np.ndarray, sure: np.ndarray, seed
         f"calibration error {error:.3f}; sure of {is_sure.mean():.1%} of the images, and right on {right:.1%} of those"
     )
     return {"calibration_error": error, "sure_share": float(is_sure.mean()), "sure_accuracy": right}
+
+
+def another_taste(
+    truth: pd.DataFrame, embeddings: np.ndarray, fitted: pd.DataFrame, sure: np.ndarray, seeds: int
+) -> dict[str, float]:
+    """AUROC where the reviewer wants other images than the expert whom the prior has learnt from."""
+    bad = (truth["background"].isin(["natural", "cluttered"]) | (truth["reason"] == "off_topic")).to_numpy()
+    theirs = truth.assign(verdict=np.where(bad, "reject", "keep"), reason=np.where(bad, "background", ""))
+    without = fitted.drop(columns=[name for name in MEASURES if name in fitted])
+    figures = {}
+    for name, table in (("other_taste", fitted), ("other_taste_embeddings", without)):
+        arm = screen_arm(pool_of(theirs, embeddings, table))
+        for n in DECISIONS:
+            runs = runs_of(arm, truth["label"].to_numpy(), n, seeds)
+            figures[f"{name}_auroc_{n}"] = float(np.nanmean([auroc(run, bad, sure) for run in runs]))
+    print("another taste: " + ", ".join(f"{name} {value:.3f}" for name, value in figures.items()))
+    return figures
 
 
 def refit_seconds(embeddings: np.ndarray, bad: np.ndarray) -> dict[str, float]:

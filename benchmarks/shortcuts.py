@@ -32,7 +32,8 @@ from scipy.stats import binomtest
 from curate.artifacts import foreground, measure_image
 from curate.console import print_table
 from curate.images import inspect, open_rgb, thumbnail
-from curate.shortcuts import LEVEL, Finding, ask, find_in_classes, find_shortcuts, masked_accuracy, measures_of
+from curate.masked import masked_accuracy
+from curate.shortcuts import LEVEL, Finding, ask, find_in_classes, find_shortcuts, measures_of
 from curate.store import ImageError
 from curate.threads import one_thread_each
 

@@ -4,8 +4,6 @@ Where the weights that come with DeepRock were fitted on photos of these very cl
 fitted on the others, so that no class is judged by weights that have seen it.
 """
 
-import argparse
-import json
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -20,7 +18,6 @@ from curate.concepts import COLUMN_OF, concept_scores
 from curate.cue_weights import FITTED_ON
 from curate.screen import MEASURES, Next, Opinion, Space, learn, next_first, see, suspicion
 
-SHARED = Path(__file__).resolve().parents[2] / "shared"
 AT_ONCE = 10  # decisions, then the screen learns
 OrderOf = Callable[[np.ndarray], np.ndarray]  # (n,) 1 rejected, 0 accepted, NaN undecided -> rows, the next ones first
 
@@ -43,26 +40,6 @@ class Pool(NamedTuple):
     label: np.ndarray
     bad: np.ndarray
     reason: np.ndarray
-
-
-def arguments(description: str | None, quick: str) -> argparse.ArgumentParser:
-    """The options that such benchmarks share."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--photos", type=Path, default=SHARED / "data" / "rocks")
-    parser.add_argument("--truth", type=Path, default=None, help="CSV of verdicts [default: PHOTOS/truth.csv]")
-    parser.add_argument("--weights", default=str(SHARED / "weights" / "mobilenet_v2_imagenet_features.pth"))
-    parser.add_argument("--quick", action="store_true", help=quick)
-    return parser
-
-
-def read_truth(options: argparse.Namespace) -> pd.DataFrame | None:
-    """The verdicts; None, and said so, where photos or weights are missing."""
-    path = options.truth or options.photos / "truth.csv"
-    if not path.exists() or not Path(options.weights).exists():
-        print(f"no real photos here: {path} or {options.weights} is missing; see --photos, --truth, --weights")
-        print(json.dumps({"skipped": str(path)}))
-        return None
-    return pd.read_csv(path, keep_default_na=False)
 
 
 def embed(files: pd.DataFrame, photos: Path, weights: str) -> tuple[np.ndarray, str]:

@@ -104,25 +104,28 @@ def explain_heads(
         seen = [row for row in todo.tolist() if maps is not None and keys[row] in maps]
         return kept, seen, decode_rows(manifest, root, np.setdiff1d(todo, seen), backbone.side)
 
+    def activations(seen: list[int], images: list[Decoded]) -> tuple[list[int], list[Tensor]]:
+        """Rows, and the trunk's maps of them: those kept, then those of the decoded images."""
+        rows, pixels = readable(images, causes)
+        found = [backbone.maps(pixels)] if rows else []
+        if maps is None or not seen:
+            return rows, found
+        try:
+            return seen + rows, [maps.take([keys[row] for row in seen]), *found]
+        except OSError:  # another process has made its heatmaps, and cleared the maps
+            again = decode_rows(manifest, root, np.array(seen), backbone.side)
+            return activations([], [*again, *images])
+
     wanted = np.flatnonzero(head_of_row >= 0)
     done = 0
     for part, (heat, seen, images) in prefetched(prepared, batches(wanted, BATCH)):
-        rows, pixels = readable(images, causes)
-        activations = [backbone.maps(pixels)] if rows else []
-        if maps is not None and seen:
-            try:
-                activations.insert(0, maps.take([keys[row] for row in seen]))
-            except OSError:  # another process has made its heatmaps, and cleared the maps
-                seen, again = readable(decode_rows(manifest, root, np.array(seen), backbone.side), causes)
-                activations[:0] = [backbone.maps(again)] if seen else []
-        made = seen + rows
+        made, found = activations(seen, images)
         if made:
             pairs = [weights[head_of_row[row]][targets[row]] for row in made]
-            fresh = _pairs(torch.cat(activations), np.stack(pairs), targets[made])
+            fresh = _pairs(torch.cat(found), np.stack(pairs), targets[made])
             for row, pair in zip(made, fresh, strict=True):
-                heat[np.searchsorted(part, row)] = _write_pair(
-                    out, ids[row], pair, targets[row], makers[head_of_row[row]]
-                )
+                kept = _write_pair(out, ids[row], pair, targets[row], makers[head_of_row[row]])
+                heat[np.searchsorted(part, row)] = kept
         there = ~np.isnan(heat[:, 0, 0, 0])
         yield part[there], heat[there]
         done += len(part)
@@ -311,14 +314,14 @@ def _write_pair(out: Path, image_id: str, pair: np.ndarray, targets: np.ndarray,
 
 
 def _read_heatmap(path: Path, maker: str) -> np.ndarray:
-    """(56, 56) float32 in [0, 1]; NaN where it is damaged, was made by others or is not there."""
+    """(56, 56) float32 in [0, 1]; NaN where it is damaged, was made by others or is not there: it is made again."""
+    nothing = np.full((SIDE, SIDE), np.nan, np.float32)
     try:
         with Image.open(path, formats=["PNG"]) as image:
-            if image.info.get("maker") == maker and image.size == (SIDE, SIDE) and image.mode == "L":
-                return np.asarray(image, np.float32) / 255
+            ours = image.info.get("maker") == maker and image.size == (SIDE, SIDE) and image.mode == "L"
+            return np.asarray(image, np.float32) / 255 if ours else nothing
     except (OSError, ValueError, SyntaxError):
-        pass
-    return np.full((SIDE, SIDE), np.nan, np.float32)
+        return nothing
 
 
 def _write_heatmap(path: Path, heatmap: np.ndarray, maker: str) -> np.ndarray:

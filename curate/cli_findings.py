@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from curate.shortcuts import Accuracy, Shortcuts
 
 BEST = 8  # measures that the table of accuracies shows
-PARTS = {  # of `masked_accuracy`, in words
+PARTS = {  # of `curate.masked`, in words
     "whole": ("whole pictures", "whole pictures"),
     "background": ("whole pictures", "background alone"),
     "foreground": ("whole pictures", "foreground alone"),
@@ -70,7 +70,8 @@ def _judge_masked(
 ) -> dict[str, object]:
     from curate.audit import measure_all
     from curate.console import progress_bars
-    from curate.shortcuts import counted_rows, masked_accuracy
+    from curate.masked import masked_accuracy
+    from curate.shortcuts import counted_rows
     from curate.wiring import Model
 
     rows = counted_rows(table)[0].reset_index(drop=True)

@@ -13,7 +13,7 @@ from curate.balance import undecided
 from curate.columns import COLUMNS
 from curate.decide import apply_decisions
 from curate.errors import CurateError
-from curate.screen import SURE
+from curate.screen import certainty
 from curate.shortcuts import Finding, Shortcuts, counted_rows, read_shortcuts
 from curate.stats import summary
 
@@ -276,7 +276,8 @@ def screened(waiting: pd.DataFrame) -> Screen | None:
     if "reject_probability" not in waiting or waiting["reject_probability"].notna().sum() == 0:
         return None
     probability = waiting["reject_probability"].dropna().to_numpy(dtype=float)
-    keeps, rejects = int((probability <= SURE).sum()), int((probability >= 1 - SURE).sum())
+    sure, bad = certainty(probability) == "sure", probability > 0.5
+    keeps, rejects = int((sure & ~bad).sum()), int((sure & bad).sum())
     bins = np.histogram(probability, BINS, (0, 1))[0]
     return Screen(bins, keeps, rejects, len(probability) - keeps - rejects)
 

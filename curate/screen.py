@@ -136,7 +136,7 @@ def learn(space: Space, rejected: np.ndarray, reasons: np.ndarray) -> Opinion | 
     Multinomial logistic regression tells the images kept from those rejected for each reason; its log-odds are spread
     over the graph of nearest images (Zhou et al., "Learning with local and global consistency", NIPS 2003), and made
     probabilities by Platt's scaling of cross-validated ones ("Probabilistic outputs for support vector machines",
-    1999), which weighs `PRIOR` against what was learnt: a reviewer of another taste loses nothing by it.
+    1999), which weighs `PRIOR` against what was learnt: a reviewer of another taste loses little by it.
 
     Args:
         space: of `see`.
