@@ -3,6 +3,7 @@
 import hashlib
 import re
 import threading
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from curate.errors import CurateError
 from curate.ledger import Decision, Ledger
 from curate.manifest import read_manifest
 from curate.queue import ReviewQueue
+from curate.recipe import Recipe
 from curate.screen import Next, Opinion
 from curate.spaces import kept_space
 from curate.words import PAIR_VERDICTS, REASONS
@@ -34,12 +36,31 @@ _open: list["Desk"] = []
 
 
 class Desk:
-    """One manifest under review by one person; safe to use from the threads of several browser tabs."""
+    """One manifest under review; safe to use from the threads of several browser tabs."""
 
     def __init__(
-        self, manifest: Path, root: Path, ledger: str, *, target: int, reviewer: str, what: Next | None = None
+        self,
+        manifest: Path,
+        root: Path,
+        ledger: str,
+        *,
+        target: int,
+        reviewer: str,
+        what: Next | None = None,
+        recipe: Recipe | None = None,
+        runs: Path = Path("runs"),
     ) -> None:
-        """Read the manifest and the decisions so far; `what` comes first is as in `review_queue`.
+        """Read the manifest and the decisions so far.
+
+        Args:
+            manifest: read once, at the start.
+            root: the data root.
+            ledger: as `Ledger` takes it.
+            target: accepted images wanted of each class.
+            reviewer: who decides where a browser does not say who sits there.
+            what: comes first, as in `review_queue`.
+            recipe: for the pages that collect; None: they say that there is none.
+            runs: the folder of trained runs, for the page that identifies.
 
         Raises:
             CurateError: the manifest or the ledger cannot be read.
@@ -47,7 +68,7 @@ class Desk:
         self.path, self.name, self.root, self.target, self.reviewer = manifest, manifest.name, root, target, reviewer
         self.manifest = read_manifest(manifest)
         self.ledger = Ledger(ledger)
-        self.store = hashlib.sha256(f"{reviewer}\0{manifest.resolve()}\0{ledger}".encode()).hexdigest()[:16]
+        self.recipe, self.runs = recipe, runs
         self.labels = sorted(set(self.manifest["label"]))
         self.file_names = dict(zip(self.manifest["image_id"], self.manifest["file_name"], strict=True))
         self._row = {image_id: row for row, image_id in enumerate(self.manifest["image_id"])}
@@ -64,12 +85,13 @@ class Desk:
         if self._screen:
             self._screen.learn_soon()
 
-    def take(self, events: list[Any]) -> dict[str, Any]:
+    def take(self, events: list[Any], reviewer: str = "") -> dict[str, Any]:
         """Write an outbox of the browser into the ledger: what may be forgotten there, and what may not.
 
         Args:
             events: oldest first; each with `id` (a UUID), `image_id`, `verdict`, and `reason`, `label`, `other` or
                 `undoes`.
+            reviewer: who decided; empty: the one that the server was started for.
 
         Returns:
             acked: ids that are in the ledger now. refused: id and why, of events that no ledger takes. error: empty,
@@ -81,7 +103,7 @@ class Desk:
             self._catch_up()
             for event in events:
                 try:
-                    decision = self._decision(event, good)
+                    decision = self._decision(event, good, reviewer or self.reviewer)
                     good[decision.decision_id] = decision
                 except CurateError as error:
                     refused.append({"id": event.get("id") if isinstance(event, dict) else None, "why": str(error)})
@@ -94,18 +116,19 @@ class Desk:
                 self._screen.learn_soon()
         return {"acked": list(good), "refused": refused, "error": ""}
 
-    def view(self, label: str | None) -> dict[str, Any]:
+    def view(self, label: str | None, reviewer: str = "") -> dict[str, Any]:
         """All that the browser shows: the next images of a class (None = of all), what can be undone, the counts."""
         label = label if label in self.labels else None
+        reviewer = reviewer or self.reviewer
         with self._lock:
             self._catch_up()
             waiting = self._queue.waiting(label, WINDOW)
             self._held = waiting[:HELD]
-            recent = self._queue.undoable(self.reviewer, RECENT)
+            recent = self._queue.undoable(reviewer, RECENT)
             counts = self._queue.counts(self.target)
         return {
-            "store": self.store,
-            "reviewer": self.reviewer,
+            "store": self.store_of(reviewer),
+            "reviewer": reviewer,
             "labels": self.labels,
             "reasons": list(REASONS),
             "label": label,
@@ -114,18 +137,20 @@ class Desk:
             "counts": counts,
         }
 
-    def copies(self, asked: dict[str, Any]) -> dict[str, Any]:
+    def copies(self, asked: dict[str, Any], reviewer: str = "") -> dict[str, Any]:
         """All that the page Duplicates shows; `asked` as in `Copies.page`. The first call reads what dedup found."""
+        reviewer = reviewer or self.reviewer
         with self._lock:
             self._catch_up()
             if self._copies is None:
                 self._copies = Copies(self.manifest, self.root, self.ledger.judged_pairs())
-            judged = self._copies.judged(self._judged.pairs(), self._said_of_image)
+            judged = self._copies.judged(self._judged.pairs(), partial(self._said_of_image, reviewer))
             page, counts = self._copies.page(asked, judged), self._copies.counts(judged)
-            groups = [facts_of(part, self._said_of_image, self._said_of_pair) for part in page.parts]
+            said_of_image, said_of_pair = partial(self._said_of_image, reviewer), partial(self._said_of_pair, reviewer)
+            groups = [facts_of(part, said_of_image, said_of_pair) for part in page.parts]
         return {
-            "store": f"{self.store}-copies",  # an outbox of its own
-            "reviewer": self.reviewer,
+            "store": f"{self.store_of(reviewer)}-copies",  # an outbox of its own
+            "reviewer": reviewer,
             "manifest": self.name,
             "compared": "duplicate_of" in self.manifest,
             "problem": self._copies.problem,
@@ -154,6 +179,11 @@ class Desk:
                 "provenance": {name: _plain(row.get(name)) for name in _PROVENANCE},
             }
         return self._items[image_id]
+
+    def store_of(self, reviewer: str) -> str:
+        """Names the outbox that a reviewer's browser keeps for this manifest and ledger."""
+        whose = f"{reviewer}\0{self.path.resolve()}\0{self.ledger.where}"
+        return hashlib.sha256(whose.encode()).hexdigest()[:16]
 
     def close(self) -> None:
         """Give the ledger's connections back."""
@@ -189,19 +219,19 @@ class Desk:
             "item": self.item(decision.image_id),
         }
 
-    def _said_of_image(self, image_id: str) -> dict[str, Any] | None:
-        return self._said(self._queue.standing(image_id))
+    def _said_of_image(self, reviewer: str, image_id: str) -> dict[str, Any] | None:
+        return self._said(reviewer, self._queue.standing(image_id))
 
-    def _said_of_pair(self, pair: frozenset[str]) -> dict[str, Any] | None:
-        return self._said(self._judged.standing(pair))
+    def _said_of_pair(self, reviewer: str, pair: frozenset[str]) -> dict[str, Any] | None:
+        return self._said(reviewer, self._judged.standing(pair))
 
-    def _said(self, decision: Decision | None) -> dict[str, Any] | None:
+    def _said(self, reviewer: str, decision: Decision | None) -> dict[str, Any] | None:
         if decision is None:
             return None
         said = {"id": decision.decision_id, "image_id": decision.image_id, "verdict": decision.verdict}
-        return {**said, "by": decision.reviewer, "mine": decision.reviewer == self.reviewer}
+        return {**said, "by": decision.reviewer, "mine": decision.reviewer == reviewer}
 
-    def _decision(self, event: Any, earlier: dict[str, Decision]) -> Decision:
+    def _decision(self, event: Any, earlier: dict[str, Decision], reviewer: str) -> Decision:
         names = ("id", "image_id", "verdict", "reason", "label", "other", "undoes")
         if not isinstance(event, dict) or not all(isinstance(event.get(n), str | None) for n in names):
             raise CurateError("not a decision.")
@@ -215,8 +245,8 @@ class Desk:
         self._require_known_words(event)
         if verdict == "undo":
             taken_back = earlier.get(undoes or "") or self._queue.find(undoes or "") or self._judged.find(undoes or "")
-            if not taken_back or (taken_back.reviewer, taken_back.image_id) != (self.reviewer, image_id):
-                raise CurateError(f"there is no decision {undoes!r} of {self.reviewer} on this image to undo.")
+            if not taken_back or (taken_back.reviewer, taken_back.image_id) != (reviewer, image_id):
+                raise CurateError(f"there is no decision {undoes!r} of {reviewer} on this image to undo.")
         return Decision(
             image_id=str(image_id),
             verdict=verdict,
@@ -224,7 +254,7 @@ class Desk:
             label=event.get("label") if verdict == "relabel" else None,
             other=other if verdict in PAIR_VERDICTS else None,
             undoes=undoes if verdict == "undo" else None,
-            reviewer=self.reviewer,
+            reviewer=reviewer,
             decision_id=event["id"],
         )
 

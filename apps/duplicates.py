@@ -2,10 +2,17 @@
 
 from apps.desk import current_desk
 from apps.exchange import browser_page, exchange
+from apps.who import who
 
 _component = browser_page("duplicates")
 
 
 def page() -> None:
     """Show the groups that the browser asks for, and what was said of their pairs."""
-    exchange(_component, "copies_of_this_tab", lambda asked: current_desk().copies(asked))
+    desk = current_desk()
+    exchange(
+        _component,
+        "copies_of_this_tab",
+        lambda asked: desk.copies(asked, who(asked)),
+        lambda events, asked: desk.take(events, who(asked)),
+    )

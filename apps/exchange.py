@@ -7,9 +7,9 @@ from typing import Any
 
 import streamlit as st
 
-from apps.desk import current_desk
-
-View = Callable[[dict[str, Any]], dict[str, Any]]
+Asked = dict[str, Any]
+View = Callable[[Asked], dict[str, Any]]
+Take = Callable[[list[Any], Asked], dict[str, Any]]
 _HERE = Path(__file__).parent
 
 
@@ -23,7 +23,7 @@ def browser_page(name: str) -> Callable[..., Any]:
     )
 
 
-def exchange(component: Callable[..., Any], key: str, view: View) -> None:
+def exchange(component: Callable[..., Any], key: str, view: View, take: Take) -> None:
     """Show what the desk knows. The browser sends its whole outbox each time; the answer says what the ledger holds.
 
     No fragment: a server that was started again does not know the fragments of a page that was open before, drops what
@@ -33,27 +33,30 @@ def exchange(component: Callable[..., Any], key: str, view: View) -> None:
         component: of `browser_page`.
         key: of the component, one for each page.
         view: what the page shows, by what it asked for beside its decisions, which is anything that JSON can say.
+        take: writes the decisions of an outbox, oldest first, and says what became of them: `acked`, `refused`, `error`
+            as in `Desk.take`.
     """
     answer = st.session_state.get(_answer(key), {})
-    result = component(key=key, data={**answer, **view(answer.get("asked", {}))}, on_outbox_change=partial(_take, key))
+    shown = {**answer, **view(answer.get("asked", {}))}
+    result = component(key=key, data=shown, on_outbox_change=partial(_take, key, take))
     sent = result.get("outbox")
     if sent and sent.get("attempt") != answer.get("attempt"):  # came with a new session: no callback was called
-        _take_in(key, sent)
+        _take_in(key, take, sent)
         st.rerun()
 
 
-def _take(key: str) -> None:
+def _take(key: str, take: Take) -> None:
     """Callback: the browser sent its outbox."""
     sent = st.session_state[key].get("outbox")
     if sent:
-        _take_in(key, sent)
+        _take_in(key, take, sent)
 
 
-def _take_in(key: str, sent: dict[str, Any]) -> None:
+def _take_in(key: str, take: Take, sent: dict[str, Any]) -> None:
     """Write an outbox into the ledger and keep the answer for the browser."""
     events = sent.get("events")
-    outcome = current_desk().take(events if isinstance(events, list) else [])
     asked = {name: value for name, value in sent.items() if name not in ("attempt", "events")}
+    outcome = take(events if isinstance(events, list) else [], asked)
     st.session_state[_answer(key)] = {**outcome, "asked": asked, "attempt": sent.get("attempt")}
 
 

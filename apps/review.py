@@ -4,6 +4,7 @@ import gc
 
 from apps.desk import current_desk
 from apps.exchange import browser_page, exchange
+from apps.who import who
 
 _component = browser_page("review")
 _warm: list[bool] = []
@@ -11,7 +12,13 @@ _warm: list[bool] = []
 
 def page() -> None:
     """Show the queue of the class that the browser asks for."""
-    exchange(_component, "outbox_of_this_tab", lambda asked: current_desk().view(asked.get("label")))
+    desk = current_desk()
+    exchange(
+        _component,
+        "outbox_of_this_tab",
+        lambda asked: desk.view(asked.get("label"), who(asked)),
+        lambda events, asked: desk.take(events, who(asked)),
+    )
 
 
 def warm_up() -> None:

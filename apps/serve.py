@@ -17,6 +17,7 @@ from streamlit.web.server.starlette import App
 from apps.desk import Desk, open_desk
 from apps.pictures import SecurityHeaders, picture_routes
 from curate.errors import CurateError
+from curate.recipe import Recipe
 from curate.screen import Next
 
 LOOPBACK = ("127.0.0.1", "localhost")
@@ -44,6 +45,8 @@ def serve(
     target: int,
     reviewer: str,
     what: Next | None = None,
+    recipe: Recipe | None = None,
+    runs: Path = Path("runs"),
     host: str = "127.0.0.1",
     port: int = 8501,
     open_browser: bool = True,
@@ -57,13 +60,15 @@ def serve(
         target: accepted images wanted of each class.
         reviewer: the name that decisions are stored under.
         what: comes first; see `curate.queue.review_queue`.
+        recipe: for the pages that collect images.
+        runs: the folder of trained runs.
         host: address to listen on. Anything but loopback shows the images to, and takes decisions from, all who can
             reach it: there is no login.
 
     Raises:
         CurateError: the manifest or ledger cannot be read, or the port is taken.
     """
-    desk = Desk(manifest, root, ledger, target=target, reviewer=reviewer, what=what)
+    desk = Desk(manifest, root, ledger, target=target, reviewer=reviewer, what=what, recipe=recipe, runs=runs)
     _require_free(host, port)
     if not is_loopback(host):
         typer.echo(

@@ -219,6 +219,8 @@ def review(
             "suspicious, after a balance the good ones.",
         ),
     ] = None,
+    recipe: RecipePath = None,
+    runs: Annotated[Path, typer.Option(help="Folder of trained runs, for the page Identify.")] = Path("runs"),
     host: Annotated[
         str, typer.Option(help="Address to listen on; anything but this machine's own is at your risk.")
     ] = "127.0.0.1",
@@ -233,6 +235,8 @@ def review(
     path = manifest or _newest(MANIFESTS / "audited.csv", MANIFESTS / "balanced.csv")
     read_manifest(path)
     options = {
+        "recipe": _recipe_if_any(recipe),
+        "runs": runs,
         "target": target,
         "reviewer": reviewer,
         "what": first and first.value,
@@ -241,6 +245,13 @@ def review(
         "open_browser": browser,
     }
     optional("apps.serve", "apps").serve(path, data, ledger_url(ledger, data), **options)
+
+
+def _recipe_if_any(path: Path | None) -> "Recipe | None":
+    """The recipe of the data set under review; None where none is named and none is found."""
+    from curate.recipe import choose_recipe, usual_recipe
+
+    return choose_recipe(path, None, "", None) if path or usual_recipe().exists() else None
 
 
 @app.command()

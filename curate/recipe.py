@@ -121,10 +121,7 @@ def choose_recipe(
     Raises:
         CurateError: no recipe, a licence wish that there is not, or a mirror that is not of the form HOST=BASE.
     """
-    if path is None:
-        found = sorted(Path("manifests").glob("*.toml"))
-        path = found[0] if len(found) == 1 else Path("manifests/igneous.toml")
-    recipe = read_recipe(path)
+    recipe = read_recipe(path or usual_recipe())
     wrong = [m for m in mirrors or [] if "=" not in m]
     if wrong:
         raise CurateError(f"--mirror {wrong[0]}: needs the form https://www.bing.com=http://127.0.0.1:8000")
@@ -134,6 +131,12 @@ def choose_recipe(
     in_order = recipe.sources if wanted == "any" else sorted(recipe.sources, key=lambda name: name not in ASSERTING)
     chosen = tuple(sources or in_order)
     return replace(recipe, sources=chosen, folder=folder or recipe.folder, license=wanted, web=web)
+
+
+def usual_recipe() -> Path:
+    """The only recipe in ./manifests, or manifests/igneous.toml among several or none."""
+    found = sorted(Path("manifests").glob("*.toml"))
+    return found[0] if len(found) == 1 else Path("manifests/igneous.toml")
 
 
 def write_recipe(name: str, labels: Iterable[str], path: Path) -> None:
