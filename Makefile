@@ -15,7 +15,7 @@ $(VENV)/ready: pyproject.toml constraints.txt
 demo: $(VENV)/ready  ## the whole loop, offline, on rendered pictures
 	$(BIN)/python -m benchmarks.demo
 
-test: lint chromium  ## lint, types and every test
+test: lint chromium postgresql  ## lint, types and every test
 	$(BIN)/python -m pytest
 
 lint: $(VENV)/ready
@@ -38,6 +38,12 @@ chromium:  ## the browser that the tests drive, from the system's own packages
 	@command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null \
 		|| (command -v apt-get >/dev/null && $(SUDO) apt-get update -qq && $(SUDO) apt-get install -y -qq chromium >/dev/null) \
 		|| echo "no Chromium and no apt-get: the browser tests will be skipped"
+
+.PHONY: postgresql
+postgresql:  ## the database server that the tests start for themselves, from the system's own packages
+	@command -v postgres >/dev/null || ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1 \
+		|| (command -v apt-get >/dev/null && $(SUDO) apt-get update -qq && $(SUDO) apt-get install -y -qq postgresql >/dev/null) \
+		|| echo "no PostgreSQL and no apt-get: its tests will be skipped"
 
 SUDO := $(shell [ "$$(id -u)" = 0 ] || command -v sudo)
 

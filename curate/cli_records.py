@@ -10,7 +10,8 @@ from curate.errors import CurateError
 MANIFESTS = Path("manifests")
 DataRoot = Annotated[Path, typer.Option("--data", help="The data root: images, ledger and cache.")]
 LedgerUrl = Annotated[
-    str, typer.Option("--ledger", help="Ledger file, or any SQLAlchemy URL. [default: DATA/ledger.db]")
+    str,
+    typer.Option("--ledger", help="Ledger file, or postgresql+psycopg://USER@HOST/DATABASE. [default: DATA/ledger.db]"),
 ]
 
 
@@ -57,7 +58,7 @@ def failures(
         table = book.failures()
     table = of_class(table, label) if label else table
     if table.empty:
-        typer.echo(f"no fetch failed and none was refused: {where}")
+        typer.echo(f"no fetch failed and none was refused: {book.where}")
         return
     causes = failures_by_cause(table, MAX_ATTEMPTS)
     header = ("cause", "fetches", "kind", "tried again", "attempts", "for example")
@@ -65,7 +66,9 @@ def failures(
     by_host = failures_by_host(table)
     print_table(("host", "fetches", "mostly"), by_host.head(hosts).astype("str").itertuples(index=False))
     again = tried_again(table, MAX_ATTEMPTS)
-    typer.echo(f"{len(table)} fetches brought no image, {again} of them will be tried again in the next run: {where}")
+    typer.echo(
+        f"{len(table)} fetches brought no image, {again} of them will be tried again in the next run: {book.where}"
+    )
 
 
 def stats(

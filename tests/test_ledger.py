@@ -11,8 +11,8 @@ from curate.schema import QUALITY
 
 
 @pytest.fixture
-def ledger(tmp_path):
-    with Ledger(tmp_path / "ledger.db") as book:
+def ledger(ledger_at):
+    with Ledger(ledger_at) as book:
         yield book
 
 
@@ -88,8 +88,8 @@ def test_the_same_bytes_count_once_whether_settled_together_or_later(ledger):
     assert "the same bytes as an image of oak" in ledger.outcomes()["cause"].tolist()
 
 
-def test_two_processes_that_bring_the_same_bytes_keep_them_once(tmp_path):
-    with Ledger(tmp_path / "ledger.db") as one, Ledger(tmp_path / "ledger.db") as two:
+def test_two_processes_that_bring_the_same_bytes_keep_them_once(ledger_at):
+    with Ledger(ledger_at) as one, Ledger(ledger_at) as two:
         urls = [f"u{i}" for i in range(40)]
         one.add_page("oak", "bing", "q", offers(*urls), None, 2)
         ids = [row["fetch_id"] for row in one.pending("oak")]
@@ -182,8 +182,8 @@ def test_a_ledger_of_before_quality_was_measured_gains_its_columns_from_two_proc
     assert table.loc["b"].dropna().to_dict() == {"sharpness": 12.5, "entropy": 7.0}
 
 
-def test_writers_on_two_threads_lose_nothing(tmp_path):
-    with Ledger(tmp_path / "ledger.db") as one, Ledger(tmp_path / "ledger.db") as two:
+def test_writers_on_two_threads_lose_nothing(ledger_at):
+    with Ledger(ledger_at) as one, Ledger(ledger_at) as two:
 
         def judge(book: Ledger, name: str) -> None:
             for i in range(30):
