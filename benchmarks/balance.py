@@ -24,8 +24,8 @@ from curate.console import print_table
 from curate.dedup import find_copies
 from curate.images import inspect
 from curate.ledger import Decision, Ledger
+from curate.live_queue import LiveQueue
 from curate.manifest import read_manifest
-from curate.queue import ReviewQueue
 from curate.store import ImageError, store
 from tests.web import LoopbackWeb, Photo, folder_photos
 
@@ -115,7 +115,7 @@ class Bench:
     def _review(self, manifest: str, first: int | None) -> int:
         """Judge what the app shows: so many of each class, or until each is full; how many were judged."""
         table, target = read_manifest(self.home / manifest), self.options.per_class
-        queue = ReviewQueue(table, target)
+        queue = LiveQueue(table, target)
         with Ledger(self.home / "data" / "ledger.db") as ledger:
             for _, decision in ledger.since(0):
                 queue.add(decision)
