@@ -2,25 +2,32 @@
 
 import socket
 import webbrowser
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import streamlit as st
 import typer
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
+from streamlit.web.bootstrap import load_config_options
 from streamlit.web.server.starlette import App
 
+from apps.beforehand import Activity, Beforehand, Watched
 from apps.desk import Desk, open_desk
+from apps.door import Door, LoginDoor, login_host, login_origin, login_providers, token_for
 from apps.pictures import SecurityHeaders, picture_routes
 from curate.errors import CurateError
+from curate.queue import review_queue
 from curate.recipe import Recipe
 from curate.screen import Next
 
 LOOPBACK = ("127.0.0.1", "localhost")
+EVERYWHERE = ("0.0.0.0", "::")
 LOOK = {
     "theme.baseRadius": "0.5rem",
     "theme.paddingTop": "0.25rem",
@@ -49,6 +56,7 @@ def serve(
     runs: Path = Path("runs"),
     host: str = "127.0.0.1",
     port: int = 8501,
+    token: str = "",
     open_browser: bool = True,
 ) -> None:
     """Serve the review pages for one manifest until Ctrl-C.
@@ -62,64 +70,132 @@ def serve(
         what: comes first; see `curate.queue.review_queue`.
         recipe: for the pages that collect images.
         runs: the folder of trained runs.
-        host: address to listen on. Anything but loopback shows the images to, and takes decisions from, all who can
-            reach it: there is no login.
+        host: address to listen on. On anything but loopback nobody gets in without a token, or without having logged in
+            where Streamlit's login is configured.
+        token: asked of everybody, on loopback too; empty: one is made where it is needed.
 
     Raises:
-        CurateError: the manifest or ledger cannot be read, or the port is taken.
+        CurateError: the manifest or ledger cannot be read, the port is taken, the token can be guessed, or a login is
+            configured that cannot work.
     """
+    load_config_options(settings(host, port))  # before anything of Streamlit is asked, which would read files alone
+    login = login_providers()
+    token = token_for(token, needed=not (is_loopback(host) or login))
     desk = Desk(manifest, root, ledger, target=target, reviewer=reviewer, what=what, recipe=recipe, runs=runs)
-    _require_free(host, port)
-    if not is_loopback(host):
-        typer.echo(
-            f"warning: listening on {host}: whoever reaches this machine can see the images and decide as {reviewer}. "
-            "Use --host 127.0.0.1 unless that is wanted.",
-            err=True,
-        )
     try:
+        _require_free(host, port)
+        desk.shared = not is_loopback(host)
+        if desk.shared:
+            typer.echo(warning(host, token, login), err=True)
+        url = address(host, port) + (f"/?token={quote(token, safe='')}" if token else "")
         with suppress(KeyboardInterrupt):
-            app = build_app(desk, host, url=f"http://{host}:{port}", open_browser=open_browser)
-            app.run(config=settings(host, port))
+            first = partial(waiting, desk, what)
+            app = build_app(desk, host, token=token, login=login, url=url, first=first, open_browser=open_browser)
+            app.run(config=settings(host, port, login_host()))
         typer.echo("stopped; every decision shown as saved is in the ledger.")
     finally:
         desk.close()
 
 
-def build_app(desk: Desk, host: str, *, url: str = "", open_browser: bool = False) -> App:
-    """The ASGI application: Streamlit's pages, our pictures, and the hosts it answers to."""
+def build_app(
+    desk: Desk,
+    host: str,
+    *,
+    token: str = "",
+    login: Sequence[str] = (),
+    url: str = "",
+    first: Callable[[], Iterable[str]] = tuple,
+    open_browser: bool = False,
+) -> App:
+    """The ASGI application: Streamlit's pages, our pictures, whom it lets in, and the hosts it answers to.
+
+    Args:
+        desk: what it serves.
+        host: address that it is to listen on.
+        token: asked of everybody; empty: of nobody.
+        login: providers of the login, if one is configured.
+        url: said when it listens, after which it makes pictures beforehand; empty: neither.
+        first: the images whose pictures are made first.
+        open_browser: whether to open the url.
+    """
+    activity = Activity()
 
     @asynccontextmanager
     async def announce(_: App) -> AsyncIterator[None]:
         typer.echo(f"review {desk.name} as {desk.reviewer}: {url}  (Ctrl-C stops)")
         if open_browser:
             webbrowser.open(url)
+        pictures = Beforehand(desk.root, desk.file_names, first, activity)
+        pictures.start()
         yield
+        pictures.close()
 
+    routes = picture_routes(desk.root, desk.file_names)
+    doors = [Middleware(Door, token=token)] if token else []
+    if login:
+        doors.append(Middleware(LoginDoor, folders=[route.path.split("/")[1] for route in routes]))
     open_desk(desk)
     return st.App(
         Path(__file__).with_name("main.py").resolve(),
-        routes=picture_routes(desk.root, desk.file_names),
+        routes=routes,
         middleware=[
-            Middleware(TrustedHostMiddleware, allowed_hosts=allowed_hosts(host), www_redirect=False),
+            Middleware(TrustedHostMiddleware, allowed_hosts=allowed_hosts(host, login_host()), www_redirect=False),
             Middleware(SecurityHeaders),
+            *doors,
+            Middleware(Watched, activity=activity),
         ],
         lifespan=announce if url else None,
     )
 
 
-def settings(host: str, port: int) -> dict[str, Any]:
+def waiting(desk: Desk, what: Next | None) -> list[str]:
+    """The images that wait for a decision, in the order in which they are shown at first."""
+    return review_queue(desk.manifest, desk.ledger.standing(), target=desk.target, what=what)["image_id"].tolist()
+
+
+def warning(host: str, token: str, login: Sequence[str]) -> str:
+    """What listening on an address that others reach means."""
+    needs = [*(["has the address below, with its token"] if token else []), *(["can log in"] if login else [])]
+    return (
+        f"warning: listening on {host}: whoever {' and '.join(needs)} can see the images and decide as anybody. "
+        "What is sent can be read on the way unless it is encrypted. "
+        "Use --host 127.0.0.1 unless all that is wanted."
+    )
+
+
+def address(host: str, port: int) -> str:
+    """The URL to open: where a login leads back to, else where the server listens, by an address that others reach."""
+    if there := login_origin():
+        return there
+    name = (own_address() or "127.0.0.1") if host in EVERYWHERE else host
+    return f"http://{f'[{name}]' if ':' in name else name}:{port}"
+
+
+def own_address() -> str:
+    """This machine's IPv4 address on its usual network, "" without a network; nothing is sent."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))  # of the addresses kept for documentation: any far one would do
+            return str(probe.getsockname()[0])
+        except OSError:
+            return ""
+
+
+def settings(host: str, port: int, names: Iterable[str] = ()) -> dict[str, Any]:
     """Streamlit's configuration; given explicitly, so that no file or environment variable loosens it."""
     return {
         "server.address": host,
         "server.port": port,
         "server.headless": True,
         "server.baseUrlPath": "",
-        "server.allowedHosts": allowed_hosts(host),
+        "server.allowedHosts": allowed_hosts(host, names),
         "server.enableCORS": True,
         "server.corsAllowedOrigins": [],
         "server.enableXsrfProtection": True,
         "server.enableStaticServing": False,
+        "server.maxUploadSize": 200,
         "server.enableAgentApi": False,
+        "server.trustedUserHeaders": {},
         "server.fileWatcherType": "none",
         "server.runOnSave": False,
         "browser.gatherUsageStats": False,
@@ -132,16 +208,19 @@ def settings(host: str, port: int) -> dict[str, Any]:
     }
 
 
-def allowed_hosts(host: str) -> list[str]:
-    """Names under which a browser may ask: loopback, and for a server that listens wider this machine's own."""
+def allowed_hosts(host: str, names: Iterable[str] = ()) -> list[str]:
+    """Names under which a browser may ask: loopback, these, and of a server that listens wider this machine's own."""
+    names = {*LOOPBACK, host, *names} - {*EVERYWHERE}
+    if ":" in host:
+        names.add(f"[{host}]")  # as the Host header has it
     if is_loopback(host):
-        return sorted({*LOOPBACK, host})
+        return sorted(names)
     name = socket.gethostname()
     try:
         addresses = {str(info[4][0]) for info in socket.getaddrinfo(name, None)}
     except OSError:
         addresses = set()
-    return sorted({*LOOPBACK, host, name.lower(), socket.getfqdn().lower(), *addresses})
+    return sorted({*names, name.lower(), socket.getfqdn().lower(), own_address(), *addresses} - {""})
 
 
 def is_loopback(host: str) -> bool:

@@ -222,9 +222,20 @@ def review(
     recipe: RecipePath = None,
     runs: Annotated[Path, typer.Option(help="Folder of trained runs, for the page Identify.")] = Path("runs"),
     host: Annotated[
-        str, typer.Option(help="Address to listen on; anything but this machine's own is at your risk.")
+        str,
+        typer.Option(
+            help="Address to listen on. Beyond this machine's own, a token or Streamlit's login lets people in."
+        ),
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535)] = 8501,
+    token: Annotated[
+        str,
+        typer.Option(
+            envvar="DEEPROCK_TOKEN",
+            help="Asked of everybody who opens the page, 16 characters or more. By itself: a new one at each start, "
+            "where one is needed.",
+        ),
+    ] = "",
     browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open it.")] = True,
 ) -> None:
     """Open the review app: curate review"""
@@ -242,6 +253,7 @@ def review(
         "what": first and first.value,
         "host": host,
         "port": port,
+        "token": token,
         "open_browser": browser,
     }
     optional("apps.serve", "apps").serve(path, data, ledger_url(ledger, data), **options)
@@ -276,7 +288,7 @@ def decide(
         book.decide(new)
     kinds = {verdict: sum(d.verdict == verdict for d in new) for verdict in ("accept", "reject", "relabel")}
     counts = ", ".join(f"{n} {verdict}" for verdict, n in kinds.items() if n)
-    typer.echo(f"{len(new)} new decisions{f' ({counts})' if counts else ''} in the ledger: {ledger_url(ledger, data)}")
+    typer.echo(f"{len(new)} new decisions{f' ({counts})' if counts else ''} in the ledger: {book.where}")
 
 
 @app.command()

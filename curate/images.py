@@ -54,12 +54,12 @@ def inspect(data: bytes) -> Picture:
     Raises:
         ImageError: no allowed format, too many pixels, or damaged.
     """
-    with _opened(data) as image:
+    with opened(data) as image:
         kind, size = image.format or "?", image.size
         image.draft("L", (HASHED_SIDE, HASHED_SIDE))
         image.load()
-        turn = _turn(image)
-        gray = _to_gray(_turned(image, turn))
+        turn = orientation(image)
+        gray = _to_gray(turned(image, turn))
     width, height = reversed(size) if turn in SIDEWAYS else size
     return Picture(hashlib.sha256(data).hexdigest(), width, height, kind, len(data), phash(gray), **quality(gray))
 
@@ -70,9 +70,9 @@ def decode(data: bytes) -> Image.Image:
     Raises:
         ImageError: as `inspect`.
     """
-    with _opened(data) as image:
+    with opened(data) as image:
         image.load()
-        return _to_rgb(_turned(image, _turn(image)))
+        return to_rgb(turned(image, orientation(image)))
 
 
 def phash(image: Image.Image) -> str:
@@ -139,11 +139,11 @@ def open_gray(root: Path, file_name: str, side: int) -> np.ndarray:
     Raises:
         CurateError: as `locate`. ImageError: damaged.
     """
-    with _opened(_read(root, file_name)) as image:
+    with opened(_read(root, file_name)) as image:
         shorter = max(1, side * min(image.size) // max(image.size))
         image.draft("L", (side, shorter) if image.width >= image.height else (shorter, side))
         image.load()
-        return np.asarray(_to_gray(_turned(image, _turn(image))))
+        return np.asarray(_to_gray(turned(image, orientation(image))))
 
 
 def _read(root: Path, file_name: str) -> bytes:
@@ -166,7 +166,7 @@ def thumbnail(image: Image.Image, side: int) -> Image.Image:
 
 
 @contextmanager
-def _opened(data: bytes) -> Iterator[Image.Image]:
+def opened(data: bytes) -> Iterator[Image.Image]:
     """The image with its header read and its first frame to come; what is wrong with it is an `ImageError`."""
     try:
         with warnings.catch_warnings():
@@ -183,7 +183,7 @@ def _opened(data: bytes) -> Iterator[Image.Image]:
         raise ImageError(NUMBERS.sub("N", f"{type(error).__name__}: {error}")[:200]) from error
 
 
-def _turn(image: Image.Image) -> Image.Transpose | None:
+def orientation(image: Image.Image) -> Image.Transpose | None:
     """How a decoded image is to be turned by its EXIF; a damaged EXIF says nothing."""
     try:
         return UPRIGHT.get(int(image.getexif().get(ORIENTATION) or 1))
@@ -191,13 +191,13 @@ def _turn(image: Image.Image) -> Image.Transpose | None:
         return None
 
 
-def _turned(image: Image.Image, turn: Image.Transpose | None) -> Image.Image:
+def turned(image: Image.Image, turn: Image.Transpose | None) -> Image.Image:
     """Not by exif_transpose, which writes the EXIF anew."""
     return image if turn is None else image.transpose(turn)
 
 
 def _to_gray(image: Image.Image) -> Image.Image:
-    return image if image.mode == "L" and "transparency" not in image.info else _to_rgb(image).convert("L")
+    return image if image.mode == "L" and "transparency" not in image.info else to_rgb(image).convert("L")
 
 
 def _at_measured_size(gray: Image.Image) -> Image.Image:
@@ -212,7 +212,8 @@ def _at_measured_size(gray: Image.Image) -> Image.Image:
     return gray.resize((columns, rows), Image.Resampling.BOX, reducing_gap=2.0)
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def to_rgb(image: Image.Image) -> Image.Image:
+    """8 bits a channel; transparent parts become white, 16 bits are scaled down."""
     if image.mode.startswith("I") or image.mode == "F":
         values = np.asarray(image, np.float32)
         top = 65535 if values.max(initial=0) > 255 else 255

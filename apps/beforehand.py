@@ -1,0 +1,144 @@
+"""Thumbnails and overlays made before anybody asks: a quiet thread that steps back while the server is busy."""
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from apps.pictures import (
+    heatmap_name,
+    make_overlay,
+    make_thumbnail,
+    predicted_heatmap_name,
+    thumbnail_name,
+)
+from curate.errors import CurateError
+from curate.store import ImageError
+
+QUIET_S = 0.3  # without a request or a message of a page, before the next picture is made
+LONGEST_WAIT_S = 1.0  # for that: a server that is never quiet still gets a picture a second
+
+
+class Activity:
+    """When the server was last asked for something."""
+
+    def __init__(self) -> None:
+        self.last = time.monotonic()
+
+    def note(self) -> None:
+        """Something was asked now."""
+        self.last = time.monotonic()
+
+    def quiet_in(self) -> float:
+        """Seconds until nothing has been asked for QUIET_S."""
+        return max(0.0, self.last + QUIET_S - time.monotonic())
+
+
+class Watched:
+    """ASGI middleware that notes each request, and each message that a page sends by WebSocket."""
+
+    def __init__(self, app: ASGIApp, activity: Activity) -> None:
+        self.app, self._activity = app, activity
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass on."""
+
+        async def receive_noted() -> Message:
+            message = await receive()
+            self._activity.note()
+            return message
+
+        self._activity.note()
+        await self.app(scope, receive_noted if scope["type"] == "websocket" else receive, send)
+
+
+class Beforehand:
+    """Makes what is missing of the thumbnails and overlays of a manifest, in a thread of its own.
+
+    It waits for pauses and has no lower priority: on a busy machine a thread that is put off while it holds Python's
+    lock holds up every request (12 ms instead of 3 for an image, where this costs nothing that can be measured).
+
+    `made` counts pictures, `failed` images of which one cannot be made: missing, damaged, outside the data root.
+    """
+
+    def __init__(
+        self, root: Path, file_names: Mapping[str, str], first: Callable[[], Iterable[str]], activity: Activity
+    ) -> None:
+        """Say what to make; `start` begins.
+
+        Args:
+            root: the data root.
+            file_names: `file_name` by `image_id`.
+            first: the images that are wanted first, asked for in the thread; the others follow as in `file_names`.
+            activity: of the server that is not to be disturbed.
+        """
+        self._root, self._file_names, self._first, self._activity = root, file_names, first, activity
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="pictures beforehand", daemon=True)
+        self.made = self.failed = 0
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    def wait(self) -> None:
+        """Until all is made."""
+        self._thread.join()
+
+    def close(self) -> None:
+        """Stop after the picture that is being made."""
+        self._closing.set()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def _run(self) -> None:
+        self._let_others_go_first()
+        for image_id in self._missing():
+            self._let_others_go_first()
+            if self._closing.is_set():
+                return
+            if not self._make(image_id):
+                return  # the disk takes nothing: whoever asks gets it made for himself
+
+    def _missing(self) -> Iterable[str]:
+        """Images without a thumbnail, or with a heatmap that has no overlay of the same moment."""
+        thumbnails = _stamps(self._root / thumbnail_name("x"))
+        heatmaps = _stamps(self._root / heatmap_name("x"))
+        overlays = _stamps(self._root / "cache/overlays/x")
+        for image_id in dict.fromkeys([*self._first(), *self._file_names]):
+            heats = [Path(name(image_id)).name for name in (heatmap_name, predicted_heatmap_name)]
+            stale = any(heat in heatmaps and overlays.get(heat) != heatmaps[heat] for heat in heats)
+            if image_id in self._file_names and (stale or Path(thumbnail_name(image_id)).name not in thumbnails):
+                yield image_id
+
+    def _make(self, image_id: str) -> bool:
+        """One image's pictures; whether they could be kept."""
+        try:
+            make_thumbnail(self._root, image_id, self._file_names[image_id])
+            self.made += 1
+            for heat in (heatmap_name(image_id), predicted_heatmap_name(image_id)):
+                if (self._root / heat).is_file():
+                    make_overlay(self._root, heat)
+                    self.made += 1
+        except (CurateError, ImageError, OSError):
+            self.failed += 1
+            return True
+        return (self._root / thumbnail_name(image_id)).is_file()
+
+    def _let_others_go_first(self) -> None:
+        patience = time.monotonic() + LONGEST_WAIT_S
+        while (wait := min(self._activity.quiet_in(), patience - time.monotonic())) > 0:
+            if self._closing.wait(wait):
+                return
+
+
+def _stamps(file: Path) -> dict[str, int]:
+    """Modification time, in ns, of each file that lies beside this one, by name."""
+    try:
+        with os.scandir(file.parent) as entries:
+            return {entry.name: entry.stat().st_mtime_ns for entry in entries if not entry.name.startswith(".")}
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
