@@ -244,17 +244,7 @@ class Loop:
 
     def plan(self, table: pd.DataFrame, target: int, unattended: bool) -> list[ClassPlan]:
         """What the next round will do, and where each search stands."""
-        recipe, ledger = self.recipe, self.ledger
-        searches, pending = {}, {}
-        for label in recipe.labels:
-            stands = [
-                (source, query, ledger.cursor(label, source, query, recipe.license))
-                for source in recipe.sources
-                for query in recipe.queries(label)
-            ]
-            searches[label] = [Search(s, q, int(at["offered"]) + 1, bool(at["exhausted"])) for s, q, at in stands]
-            pending[label] = len(ledger.pending(label, list(recipe.sources)))
-        return plan(table, recipe.labels, target=target, unattended=unattended, pending=pending, searches=searches)
+        return plan_round(table, self.recipe, self.ledger, target=target, unattended=unattended)
 
     def _held(self) -> pd.DataFrame:
         return collected(self.ledger, self.recipe.labels, self.recipe.license)
@@ -262,6 +252,22 @@ class Loop:
     def _useful(self, source: str, wanted: Mapping[str, int]) -> bool:
         """Whether a source is searched still, or has candidates that were not fetched yet."""
         return source not in self.problems or any(self.ledger.pending(label, [source], 0, 1) for label in wanted)
+
+
+def plan_round(
+    table: pd.DataFrame, recipe: Recipe, ledger: Ledger, *, target: int, unattended: bool
+) -> list[ClassPlan]:
+    """What a balance of a table would do, by where each search of a recipe stands; asks no source."""
+    searches, pending = {}, {}
+    for label in recipe.labels:
+        stands = [
+            (source, query, ledger.cursor(label, source, query, recipe.license))
+            for source in recipe.sources
+            for query in recipe.queries(label)
+        ]
+        searches[label] = [Search(s, q, int(at["offered"]) + 1, bool(at["exhausted"])) for s, q, at in stands]
+        pending[label] = len(ledger.pending(label, list(recipe.sources)))
+    return plan(table, recipe.labels, target=target, unattended=unattended, pending=pending, searches=searches)
 
 
 def rebalance(
