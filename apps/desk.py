@@ -1,36 +1,35 @@
 """What the pages of one server share: the manifest, its queue, the ledger; takes in decisions and says what to show."""
 
 import hashlib
-import re
 import threading
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
+import numpy as np
 import sqlalchemy as sa
 
 from apps.copies import Copies, facts_of
+from apps.events import Known, decisions_of
+from apps.facets import Facets, wanted
+from apps.items import Items
 from apps.judged import JudgedPairs
+from apps.leases import SHARE, Leases
 from apps.live import LiveScreen
-from apps.pictures import heatmap_name
 from curate.errors import CurateError
 from curate.ledger import Decision, Ledger
+from curate.live_queue import ORDERS, STATUSES, LiveQueue, Wanted
 from curate.manifest import read_manifest
-from curate.queue import ReviewQueue
 from curate.recipe import Recipe
 from curate.screen import Next, Opinion
 from curate.spaces import kept_space
-from curate.words import PAIR_VERDICTS, REASONS
+from curate.words import REASONS
 
 WINDOW = 16  # images that the browser knows ahead
 HELD = 4  # of those, the ones that stay in their places when the screen has learnt something
-RECENT = 8  # decisions that the browser can take back before it asks again
-OVERLAP = 200  # decisions read again each time, so that one committed late by another process is not missed
-_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
-_FLAG = re.compile(r"(?P<measure>[^=]+)=(?P<value>.*?)\s*(?:\((?P<threshold>.*)\))?")
-_PROVENANCE = ("source", "query", "title", "creator", "license", "url", "page_url")
-_MODEL = ("predicted", "label_probability", "reject_probability", "suspicion")
+RECENT = 8  # steps that the browser can take back before it asks again
+PAGE = 48  # images of a page of the grid
+ALL = 2000  # images that one step may decide
 
 _open: list["Desk"] = []
 
@@ -71,14 +70,18 @@ class Desk:
         self.recipe, self.runs = recipe, runs
         self.labels = sorted(set(self.manifest["label"]))
         self.file_names = dict(zip(self.manifest["image_id"], self.manifest["file_name"], strict=True))
-        self._row = {image_id: row for row, image_id in enumerate(self.manifest["image_id"])}
-        self._items: dict[str, dict[str, Any]] = {}
-        self._queue = ReviewQueue(self.manifest, target, what)
+        self.shared = False  # whether others than the person at this machine may come: each must give a name then
+        self.items = Items(self.manifest, root)
+        self.facets = Facets(self.manifest)
+        self._queue = LiveQueue(self.manifest, target, what)
+        self._leases = Leases(self.ledger)
         self._judged = JudgedPairs()
+        self._known = Known(self.name, self._queue.row, self.labels, self._find, self._batch)
         self._copies: Copies | None = None
         space = kept_space(root, self.manifest["image_id"])
         self._screen = LiveScreen(space, self._rerank) if space else None
-        self._held: list[str] = []
+        self._shown: dict[str, tuple[Any, list[int]]] = {}  # reviewer -> what was asked for, the rows shown first
+        self._held: dict[str, tuple[Any, list[int]]] = {}  # the same when the order changed last
         self._read_up_to = 0
         self._lock = threading.Lock()
         self._catch_up()
@@ -89,8 +92,7 @@ class Desk:
         """Write an outbox of the browser into the ledger: what may be forgotten there, and what may not.
 
         Args:
-            events: oldest first; each with `id` (a UUID), `image_id`, `verdict`, and `reason`, `label`, `other` or
-                `undoes`.
+            events: oldest first; each as in `apps.events`.
             reviewer: who decided; empty: the one that the server was started for.
 
         Returns:
@@ -98,13 +100,14 @@ class Desk:
             or why the rest could not be written; it is to be sent again.
         """
         good: dict[str, Decision] = {}
-        refused = []
+        taken, refused = [], []
         with self._lock:
             self._catch_up()
             for event in events:
                 try:
-                    decision = self._decision(event, good, reviewer or self.reviewer)
-                    good[decision.decision_id] = decision
+                    decisions = decisions_of(event, good, reviewer or self.reviewer, self._known)
+                    good.update({decision.decision_id: decision for decision in decisions})
+                    taken.append(event["id"])
                 except CurateError as error:
                     refused.append({"id": event.get("id") if isinstance(event, dict) else None, "why": str(error)})
             try:
@@ -114,27 +117,65 @@ class Desk:
             self._catch_up()
             if self._screen:
                 self._screen.learn_soon()
-        return {"acked": list(good), "refused": refused, "error": ""}
+        return {"acked": list(dict.fromkeys(taken)), "refused": refused, "error": ""}
 
-    def view(self, label: str | None, reviewer: str = "") -> dict[str, Any]:
-        """All that the browser shows: the next images of a class (None = of all), what can be undone, the counts."""
-        label = label if label in self.labels else None
+    def view(self, asked: dict[str, Any], reviewer: str = "") -> dict[str, Any]:
+        """What the single view shows: the next images, what can be undone, the counts.
+
+        Args:
+            asked: `label`, `status`, `order` as in `Wanted`; `flag`, `source`, `license`, `split` of the facets.
+            reviewer: for whom the images are held meanwhile.
+        """
         reviewer = reviewer or self.reviewer
         with self._lock:
             self._catch_up()
-            waiting = self._queue.waiting(label, WINDOW)
-            self._held = waiting[:HELD]
-            recent = self._queue.undoable(reviewer, RECENT)
-            counts = self._queue.counts(self.target)
+            want, rows, left = self._rows(asked, reviewer)
+            return {
+                **self._frame(want, reviewer),
+                "window": [self._judged_item(row, i < HELD) for i, row in enumerate(rows)],
+                "left": left,
+                "elsewhere": left if not rows else 0,  # all that is left is what others look at
+            }
+
+    def grid(self, asked: dict[str, Any], reviewer: str = "") -> dict[str, Any]:
+        """What the grid shows: a page of images.
+
+        Args:
+            asked: as for `view`; `page` from 0; `keys`, image ids that stay where they are until another page is asked
+                for; `all`, whether the ids of all that match are wanted, which one step may decide.
+            reviewer: who looks.
+        """
+        reviewer = reviewer or self.reviewer
+        with self._lock:
+            self._catch_up()
+            want = wanted(asked, self.labels)
+            found = self._queue.select(want, self.facets.among(asked))
+            others = self._leases.others(reviewer) if want.status == "waiting" else {}
+            found = found[~np.isin(found, [self._queue.row[i] for i in others if i in self._queue.row])]
+            pages = max(1, -(-len(found) // PAGE))
+            page = min(max(asked["page"], 0), pages - 1) if isinstance(asked.get("page"), int) else 0
+            keys = [k for k in asked.get("keys") or [] if isinstance(k, str) and k in self._queue.row][:PAGE]
+            rows = [self._queue.row[k] for k in keys] or found[page * PAGE : (page + 1) * PAGE].tolist()
+            if want.status == "waiting":
+                rows = self._not_taken(rows, reviewer)
+            return {
+                **self._frame(want, reviewer),
+                "page": page,
+                "pages": pages,
+                "left": len(found),
+                "elsewhere": len(others),
+                "all": self._queue.image_ids[found[:ALL]].tolist() if asked.get("all") else [],
+                "tiles": [self._tile(reviewer, row) for row in rows],
+            }
+
+    def introduction(self) -> dict[str, Any]:
+        """What a page must know before it says who sits there and what is wanted."""
         return {
-            "store": self.store_of(reviewer),
-            "reviewer": reviewer,
+            "reviewer": self.reviewer,
+            "shared": self.shared,
             "labels": self.labels,
             "reasons": list(REASONS),
-            "label": label,
-            "window": [self._judged_item(image_id, i < HELD) for i, image_id in enumerate(waiting)],
-            "recent": [self._recent(decision) for decision in recent if decision.image_id in self._row],
-            "counts": counts,
+            "choices": {"status": [*STATUSES, "all"], **self.facets.choices(), "order": list(ORDERS)},
         }
 
     def copies(self, asked: dict[str, Any], reviewer: str = "") -> dict[str, Any]:
@@ -161,25 +202,6 @@ class Desk:
             "groups": groups,
         }
 
-    def item(self, image_id: str) -> dict[str, Any]:
-        """What the page says of one image: text as it is in the manifest, None where missing."""
-        if image_id not in self._items:
-            row = self.manifest.iloc[self._row[image_id]]
-            heat = self.root / heatmap_name(image_id)
-            self._items[image_id] = {
-                "id": image_id,
-                "label": row["label"],
-                "width": _plain(row.get("width")),
-                "height": _plain(row.get("height")),
-                "img": f"/img/{image_id}",
-                "thumb": f"/thumb/{image_id}",
-                "heat": f"/heat/{image_id}?v={heat.stat().st_mtime_ns}" if heat.is_file() else None,
-                "flags": read_flags(_plain(row.get("flags"))),
-                **{name: _plain(row.get(name)) for name in _MODEL},
-                "provenance": {name: _plain(row.get(name)) for name in _PROVENANCE},
-            }
-        return self._items[image_id]
-
     def store_of(self, reviewer: str) -> str:
         """Names the outbox that a reviewer's browser keeps for this manifest and ledger."""
         whose = f"{reviewer}\0{self.path.resolve()}\0{self.ledger.where}"
@@ -189,35 +211,107 @@ class Desk:
         """Give the ledger's connections back."""
         self.ledger.close()
 
-    def _judged_item(self, image_id: str, explained: bool) -> dict[str, Any]:
-        """`item` with what the screen thinks of it by now, and why."""
-        item, row = self.item(image_id), self._row[image_id]
+    def _rows(self, asked: dict[str, Any], reviewer: str) -> tuple[Wanted, list[int], int]:
+        """The next rows for a reviewer, held for nobody else; and how many there are in all."""
+        want, among = wanted(asked, self.labels), self.facets.among(asked)
+        found = self._queue.select(want, among)
+        if want.status != "waiting":
+            return want, found[:WINDOW].tolist(), len(found)
+        signature = (want, *(asked.get(facet) for facet in self.facets.choices()))
+        asked_before, held = self._held.get(reviewer, (None, []))
+        for _ in range(3):
+            kept = held if asked_before == signature else []
+            first = [row for row in kept if (found == row).any() and not self._queue.set_aside(row)]
+            rest = (row for row in found if row not in first)
+            queue = (self._queue.image_ids[row] for row in (*first, *rest))
+            image_ids, news = self._leases.take(queue, reviewer, WINDOW, len(found))
+            if not news:
+                break
+            self._catch_up()
+            found = self._queue.select(want, among)
+        rows = [self._queue.row[image_id] for image_id in image_ids]
+        self._shown[reviewer] = (signature, rows[:HELD])
+        return want, rows, len(found)
+
+    def _not_taken(self, rows: list[int], reviewer: str) -> list[int]:
+        """The rows of a page without those that another took in this moment; what waits is held from now on."""
+        waiting = [self._queue.image_ids[row] for row in rows if self._queue.kind(row)[1] == "waiting"]
+        held, _ = self._leases.take(waiting, reviewer, len(waiting), SHARE * len(waiting))  # a page is taken whole
+        taken = set(waiting) - set(held)
+        return [row for row in rows if self._queue.image_ids[row] not in taken]
+
+    def _frame(self, want: Wanted, reviewer: str) -> dict[str, Any]:
+        """What both views show beside the images."""
+        steps = self._queue.undoable(reviewer, RECENT)
+        return {
+            **self.introduction(),
+            "store": self.store_of(reviewer),
+            "reviewer": reviewer,
+            "label": want.label,
+            "status": want.status or "all",
+            "order": want.order,
+            "number": self._queue.number,
+            "recent": [self._step(step) for step in steps if step[0].image_id in self._queue.row],
+            "counts": self._queue.counts(self.target),
+        }
+
+    def _judged_item(self, row: int, explained: bool) -> dict[str, Any]:
+        """The facts of an image with what the screen thinks of it by now, and why."""
+        item = self.items.of(self._queue.image_ids[row])
         probability = self._screen.probability(row) if self._screen else None
         if self._screen is None or probability is None:
             return item
         item = {**item, "reject_probability": probability, "suspicion": probability}
         why = self._screen.why(row) if explained else None
         if why is not None:
-            others = [(self.manifest["image_id"].iloc[other], self._screen.rejected(other)) for other, _ in why.nearest]
+            others = [(self._queue.image_ids[other], self._screen.rejected(other)) for other, _ in why.nearest]
             item["alike"] = [{"thumb": f"/thumb/{other}", "rejected": rejected} for other, rejected in others]
             item["measures"] = [{"measure": name, "speaks": round(value, 2)} for name, value in why.measures]
         return item
 
+    def _tile(self, reviewer: str, row: int) -> dict[str, Any]:
+        """What the grid shows of an image."""
+        item = self._judged_item(row, False)
+        label, status = self._queue.kind(row)
+        shown = ("id", "thumb", "img", "heat", "reject_probability", "suspicion", "predicted")
+        flags = [flag["measure"] for flag in item["flags"]]
+        title = item["provenance"]["title"]
+        said = self._said_of_image(reviewer, item["id"])
+        return {name: item[name] for name in shown} | {
+            "label": label,
+            "status": status,
+            "flags": flags,
+            "title": title,
+            "said": said,
+        }
+
     def _rerank(self, opinion: Opinion) -> None:
         """Called from the thread of the screen."""
-        order = self._queue.reranked(opinion.probability)
+        orders = self._queue.reranked(opinion.probability)
         with self._lock:
-            self._queue.rerank(order, self._held)
+            self._queue.rerank(orders)
+            self._held = dict(self._shown)
 
-    def _recent(self, decision: Decision) -> dict[str, Any]:
+    def _step(self, step: list[Decision]) -> dict[str, Any]:
+        """The last decision of a step stands for all of them."""
+        last = step[0]
         return {
-            "id": decision.decision_id,
-            "image_id": decision.image_id,
-            "verdict": decision.verdict,
-            "reason": decision.reason,
-            "label": decision.label,
-            "item": self.item(decision.image_id),
+            "id": last.decision_id,
+            "batch": last.batch,
+            "images": len(step),
+            "image_id": last.image_id,
+            "verdict": last.verdict,
+            "reason": last.reason,
+            "label": last.label,
+            "item": self.items.of(last.image_id),
         }
+
+    def _find(self, decision_id: str) -> Decision | None:
+        return self._queue.find(decision_id) or self._judged.find(decision_id)
+
+    def _batch(self, reviewer: str, batch: str) -> list[Decision] | None:
+        made = [d for d in self._queue.batch(reviewer, batch) if d.verdict != "undo"]
+        return [d for d in made if self._queue.in_force(d)] if made else None
 
     def _said_of_image(self, reviewer: str, image_id: str) -> dict[str, Any] | None:
         return self._said(reviewer, self._queue.standing(image_id))
@@ -228,58 +322,29 @@ class Desk:
     def _said(self, reviewer: str, decision: Decision | None) -> dict[str, Any] | None:
         if decision is None:
             return None
-        said = {"id": decision.decision_id, "image_id": decision.image_id, "verdict": decision.verdict}
-        return {**said, "by": decision.reviewer, "mine": decision.reviewer == reviewer}
-
-    def _decision(self, event: Any, earlier: dict[str, Decision], reviewer: str) -> Decision:
-        names = ("id", "image_id", "verdict", "reason", "label", "other", "undoes")
-        if not isinstance(event, dict) or not all(isinstance(event.get(n), str | None) for n in names):
-            raise CurateError("not a decision.")
-        if not _UUID.fullmatch(event.get("id") or ""):
-            raise CurateError(f"{event.get('id')!r} is no UUID.")
-        image_id, verdict, other, undoes = (event.get(n) for n in ("image_id", "verdict", "other", "undoes"))
-        if image_id not in self._row:
-            raise CurateError(f"image {image_id!r} is not in {self.name}.")
-        if verdict not in ("accept", "reject", "relabel", "skip", *PAIR_VERDICTS, "undo"):
-            raise CurateError(f"verdict {verdict!r} is unknown.")
-        self._require_known_words(event)
-        if verdict == "undo":
-            taken_back = earlier.get(undoes or "") or self._queue.find(undoes or "") or self._judged.find(undoes or "")
-            if not taken_back or (taken_back.reviewer, taken_back.image_id) != (reviewer, image_id):
-                raise CurateError(f"there is no decision {undoes!r} of {reviewer} on this image to undo.")
-        return Decision(
-            image_id=str(image_id),
-            verdict=verdict,
-            reason=event.get("reason") if verdict == "reject" else None,
-            label=event.get("label") if verdict == "relabel" else None,
-            other=other if verdict in PAIR_VERDICTS else None,
-            undoes=undoes if verdict == "undo" else None,
-            reviewer=reviewer,
-            decision_id=event["id"],
-        )
-
-    def _require_known_words(self, event: dict[str, Any]) -> None:
-        """Refuse a reason, a class or a second image that there is not."""
-        verdict, other = event["verdict"], event.get("other")
-        if verdict == "reject" and event.get("reason") not in REASONS:
-            raise CurateError(f"reason {event.get('reason')!r} is none of {', '.join(REASONS)}.")
-        if verdict == "relabel" and event.get("label") not in self.labels:
-            raise CurateError(f"class {event.get('label')!r} is none of {', '.join(self.labels)}.")
-        if verdict in PAIR_VERDICTS and (other not in self._row or other == event["image_id"]):
-            raise CurateError(f"image {other!r} is not another one of {self.name}.")
+        return {
+            "id": decision.decision_id,
+            "image_id": decision.image_id,
+            "verdict": decision.verdict,
+            "reason": decision.reason,
+            "label": decision.label,
+            "batch": decision.batch,
+            "by": decision.reviewer,
+            "mine": decision.reviewer == reviewer,
+        }
 
     def _catch_up(self) -> None:
-        for position, decision in self.ledger.since(self._read_up_to - OVERLAP):
+        for position, decision in self.ledger.since(self._read_up_to):
             if not self._judged.add(position, decision):
                 self._queue.add(decision)
                 self._teach(decision.image_id)
-            self._read_up_to = max(self._read_up_to, position)
+            self._read_up_to = position
 
     def _teach(self, image_id: str) -> None:
-        if self._screen and image_id in self._row:
+        if self._screen and image_id in self._queue.row:
             said = self._queue.standing(image_id)
             rejected = None if said is None else said.verdict == "reject"
-            self._screen.decided(self._row[image_id], rejected, (said.reason if said else None) or "")
+            self._screen.decided(self._queue.row[image_id], rejected, (said.reason if said else None) or "")
 
 
 def open_desk(desk: Desk) -> None:
@@ -296,16 +361,3 @@ def current_desk() -> Desk:
     if not _open:
         raise CurateError("no manifest is open for review. Start the page with `curate review`, not `streamlit run`.")
     return _open[0]
-
-
-def read_flags(flags: str | None) -> list[dict[str, str]]:
-    """The column `flags` taken apart: "a=1 (2); b=3 (4)" -> measure, value, threshold of each."""
-    found = [part.strip() for part in (flags or "").split(";") if part.strip()]
-    parts = [(match.groupdict("") if (match := _FLAG.fullmatch(flag)) else {"measure": flag}) for flag in found]
-    return [{"measure": "", "value": "", "threshold": "", **part} for part in parts]
-
-
-def _plain(value: Any) -> Any:
-    if value is None or pd.isna(value):
-        return None
-    return value.item() if hasattr(value, "item") else value

@@ -21,9 +21,11 @@ function open(root) {
   let data, outbox, sent, attempt = Date.now(), asked = {}, drawn, compared, opener;
 
   function update(fresh, setStateValue) {
+    const reviewer = reviewerHere(fresh);
+    sent = (events) => setStateValue("outbox", { attempt: ++attempt, reviewer, ...asked, events });
+    if (reviewer && reviewer !== fresh.reviewer) return sent([]); // the server does not know yet who sits here
     const first = !data;
     data = fresh;
-    sent = (events) => setStateValue("outbox", { attempt: ++attempt, ...asked, events });
     if (first) start();
     for (const why of outbox.answered(data)) say(`Not taken: ${why}`);
     const keys = data.groups.map((group) => group.key);
@@ -242,7 +244,7 @@ function open(root) {
   function showSaid(name) {
     const said = standing(name);
     const who = said && (said.mine ? "you" : said.by);
-    const words = said ? `${said.saved ? "✓ saved" : "saving …"}: ${SAID[said.verdict]}, by ${who}` : takenBack.has(name) ? "✓ taken back" : "";
+    const words = said ? `${said.saved ? "✓ saved" : "saving …"}: ${SAID[said.verdict]}, by ${who}` : takenBack.has(name) ? (outbox.size ? "taking back …" : "✓ taken back") : "";
     for (const box of rows.get(name).boxes) {
       box.dataset.said = said ? said.verdict : "";
       box.querySelector(".said").textContent = words;

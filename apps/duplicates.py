@@ -2,7 +2,7 @@
 
 from apps.desk import current_desk
 from apps.exchange import browser_page, exchange
-from apps.who import who
+from apps.who import introduced, who
 
 _component = browser_page("duplicates")
 
@@ -13,6 +13,6 @@ def page() -> None:
     exchange(
         _component,
         "copies_of_this_tab",
-        lambda asked: desk.copies(asked, who(asked)),
+        lambda asked: introduced(desk.copies(asked, who(asked))),
         lambda events, asked: desk.take(events, who(asked)),
     )

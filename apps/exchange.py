@@ -13,13 +13,14 @@ Take = Callable[[list[Any], Asked], dict[str, Any]]
 _HERE = Path(__file__).parent
 
 
-def browser_page(name: str) -> Callable[..., Any]:
-    """The component of a page: name.html, name.css and name.js, the last two after what all pages share."""
+def browser_page(name: str, *also: str) -> Callable[..., Any]:
+    """The component of a page: name.html, name.css and name.js, the last two after what all pages, or some, share."""
+    files = ("shared", *also, name)
     return st.components.v2.component(
         f"deeprock_{name}",
         html=_read(f"{name}.html"),
-        css=_read("shared.css") + _read(f"{name}.css"),
-        js=_read("shared.js") + _read(f"{name}.js"),
+        css="".join(_read(f"{file}.css") for file in files),
+        js="".join(_read(f"{file}.js") for file in files),
     )
 
 

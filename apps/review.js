@@ -1,7 +1,8 @@
 // The review page in the browser: shows the queue that the server sends, takes keys and clicks, and prefetches pictures.
 
 const AHEAD = 5; // pictures loaded beforehand
-const DONE = { accept: "Accepted", reject: "Rejected", relabel: "Relabelled", skip: "Skipped" };
+const ZOOM = 3; // times
+const STEP = 12; // percent of the image that an arrow key moves it
 
 export default function ({ data, parentElement, setStateValue }) {
   parentElement.review ??= open(parentElement);
@@ -14,47 +15,54 @@ function open(root) {
   const page = $(".review");
   const items = new Map(); // image id -> what the server said of it
   const photos = new Map(); // image id -> <img>, loaded or loading
-  let data, outbox, sent, attempt = Date.now(), label, hold, shown, broken = false, chosen = [];
+  let data, filters, chooser, outbox, sent, attempt = Date.now(), hold, shown, broken = false;
 
   function update(fresh, setStateValue) {
-    const first = !data;
+    sent = (events) => setStateValue("outbox", { attempt: ++attempt, reviewer: reviewerHere(fresh), ...filters.wanted, events });
+    if (!filters) start(fresh);
+    if (!fresh.window) return; // the server does not know yet who sits here, and has been told
+    if (data?.store !== fresh.store) another(fresh.store);
     data = fresh;
-    sent = (events) => setStateValue("outbox", { attempt: ++attempt, label, events });
     for (const item of [...data.recent.map((r) => r.item), ...data.window]) items.set(item.id, item);
-    if (first) start();
     for (const why of outbox.answered(data)) say(`Not taken: ${why}`);
+    filters.show(data);
     show();
   }
 
-  function start() {
-    label = data.label;
-    data.reasons.forEach((reason, i) => {
-      $(".reasons").append(button(String(i + 1), words(reason), () => decide("reject", { reason })));
+  function start(introduced) {
+    filters = new Bar($(".bar-of-filters"), introduced, ask);
+    chooser = new Chooser($(".chooser"), (label) => decide("relabel", { label }));
+    introduced.reasons.forEach((reason, i) => {
+      $(".reasons").append(button("", words(reason), () => decide("reject", { reason })));
+      $(".reasons").lastChild.dataset.action = `reject${i + 1}`;
     });
-    outbox = new Outbox(data.store, (events) => sent(events));
     heat(localRead("heat") ?? "on", localRead("opacity") ?? "60");
+    showKeys();
+    $(".guide").hidden = localRead("guide") === "read";
+    if (introduced.shared && !introduced.login && !localRead("reviewer")) filters.ask();
+    else ask();
+  }
+
+  function showKeys() { // on the buttons, as chosen
+    const chosen = chosenKeys();
+    for (const press of root.querySelectorAll("[data-action]")) press.querySelector("kbd").textContent = chosen[press.dataset.action];
+  }
+
+  function ask() { // for other images, or as another reviewer
+    hold = undefined;
+    if (outbox?.size) outbox.send();
+    else sent([]);
+  }
+
+  function another(store) { // reviewer: each has an outbox of their own
+    outbox = new Outbox(store, (events) => sent(events));
     if (outbox.size) outbox.send();
   }
 
   // --- decisions ---------------------------------------------------------------------------------------------------
-  function pending() { // what the outbox means: which images are decided, and what an undo would take back
-    const undoable = [...data.recent].reverse();
-    const decided = new Set();
-    for (const event of outbox.events) {
-      const at = undoable.findIndex((d) => d.id === (event.undoes ?? event.id));
-      if (event.verdict === "undo") {
-        decided.delete(event.image_id);
-        if (at >= 0) undoable.splice(at, 1);
-      } else {
-        decided.add(event.image_id);
-        if (at < 0) undoable.push(event);
-      }
-    }
-    return { decided, last: undoable.at(-1) };
-  }
-
   function put(event) {
     outbox.put(event);
+    read();
     show();
   }
 
@@ -65,32 +73,30 @@ function open(root) {
     hold = undefined;
     put({ image_id: shown, verdict, ...extra });
     say(`${DONE[verdict]} ${item.label}${extra.reason ? ": " + words(extra.reason) : ""}${extra.label ? " as " + extra.label : ""}`);
+    zoom(1);
   }
 
   function undo() {
-    const { last } = pending();
+    const { last } = standingSteps(data.recent, outbox.events);
     if (!last) return say("Nothing to undo");
     hold = last.image_id;
-    put({ image_id: last.image_id, verdict: "undo", undoes: last.id });
-    say(`Undone: ${DONE[last.verdict].toLowerCase()} ${items.get(last.image_id)?.label ?? ""}`);
-  }
-
-  function filter(name) {
-    label = name;
-    hold = undefined;
-    outbox.send();
+    put(undoOf(last));
+    say(`Undone: ${saidOf(last).toLowerCase()}, ${items.get(last.image_id)?.label ?? ""}`);
   }
 
   // --- what is shown -----------------------------------------------------------------------------------------------
   function show() {
-    const { decided, last } = pending();
+    const { decided, last } = standingSteps(data.recent, outbox.events);
     const next = data.window.filter((item) => !decided.has(item.id));
     const item = hold && !decided.has(hold) && items.has(hold) ? items.get(hold) : next[0];
     if (item?.id !== shown) picture(item);
+    else if (!item) finished();
     hold = item?.id;
     prefetch(next);
-    classes(decided);
-    $(".last").textContent = last ? said(last) : "Nothing decided yet";
+    showClasses($(".classes"), data, data.label, (label) => filters.want({ label }));
+    const here = data.window.filter((item) => decided.has(item.id)).length;
+    $(".place").textContent = `${Math.max(data.left - here, 0).toLocaleString("en")} ${WORDS[data.status]}${data.label ? " in " + data.label : ""}`;
+    $(".last").textContent = last ? saidOf(last) : "Nothing decided yet";
     $(".last-thumb").hidden = !last;
     if (last && items.has(last.image_id)) $(".last-thumb").src = items.get(last.image_id).thumb;
     outbox.mark(page, data.error);
@@ -103,7 +109,7 @@ function open(root) {
     page.dataset.ready = "false";
     $(".frame").replaceChildren();
     $(".notice").hidden = Boolean(item);
-    $(".lens").hidden = !item?.heat;
+    $(".lens").hidden = !item;
     $(".facts").hidden = !item;
     $(".label").textContent = item?.label ?? "";
     if (!item) return finished();
@@ -111,12 +117,18 @@ function open(root) {
     const photo = load(item);
     photo.alt = `${item.label}: ${item.provenance.title ?? "image " + item.id}`;
     $(".frame").append(photo);
-    if (item.heat) $(".frame").append(Object.assign(new Image(), { src: item.heat, alt: "", className: "heat" }));
+    layHeat(item);
     if (photo.complete && photo.naturalWidth) ready(item.id);
   }
 
   function finished() {
-    $(".notice").textContent = outbox.size ? "Saving …" : `Nothing waits here.\n${data.label ? "Choose another class, or all." : "Every image is decided."}`;
+    $(".notice").textContent = outbox.size ? "Saving …" : nothing();
+  }
+
+  function nothing() {
+    if (data.elsewhere) return `Nothing waits for you.\nOthers are looking at the last ${data.elsewhere.toLocaleString("en")} images.`;
+    if (filters.clear.hidden && !data.label) return "Nothing waits here.\nEvery image is decided.";
+    return `Nothing waits here.\nChoose another ${filters.clear.hidden ? "class, or all" : "filter, or clear them"}.`;
   }
 
   function load(item) {
@@ -153,19 +165,21 @@ function open(root) {
     const keep = next.slice(0, AHEAD + 1).filter((item) => item.id !== shown);
     for (const item of keep) {
       load(item);
-      if (item.heat) photos.get(item.id).heat ??= Object.assign(new Image(), { src: item.heat });
+      const src = heatOf(item);
+      if (src) photos.get(item.id).heat ??= Object.assign(new Image(), { src });
     }
     for (const id of photos.keys()) if (id !== shown && !keep.some((item) => item.id === id)) photos.delete(id);
   }
 
   function facts(item) {
-    const flags = item.flags.map((f) => row("flag", node("span", words(f.measure)), node("b", number(f.value)), node("small", f.threshold && `limit ${number(f.threshold)}`)));
+    const flags = item.flags.map((f) => row("flag", node("span", words(f.measure)), node("b", number(f.value)), node("small", f.threshold && `limit ${number(f.threshold)}`), node("small", f.meaning, "meaning")));
     $(".flags").replaceChildren(node("h2", flags.length ? "Flags" : "No flags"), ...flags);
     const model = [
       item.predicted && row("row", node("span", "predicted"), node("em", ""), node("em", item.predicted)),
       meter(`is ${item.label}`, item.label_probability, "var(--good)"),
       meter("is a reject", item.reject_probability, "var(--bad)"),
       meter("suspicion", item.suspicion, "var(--warn)"),
+      node("p", opinion(item.reject_probability), "quiet"),
     ].filter(Boolean);
     $(".model").replaceChildren(...(model.length ? [node("h2", "Model"), ...model] : []));
     const alike = (item.alike ?? []).map((other) => Object.assign(new Image(), { src: other.thumb, className: other.rejected ? "rejected" : "accepted", alt: other.rejected ? "rejected" : "accepted" }));
@@ -179,34 +193,7 @@ function open(root) {
     $(".facts").scrollTop = 0;
   }
 
-  function classes(decided) {
-    const waiting = (name) => data.counts.filter((c) => !name || c.label === name).reduce((sum, c) => sum + c.waiting, 0);
-    const here = data.window.filter((item) => decided.has(item.id)).length;
-    const left = Math.max(waiting(data.label) - here, 0);
-    $(".place").textContent = `${left} waiting${data.label ? " in " + data.label : ""}`;
-    const all = { label: null, accepted: data.counts.reduce((sum, c) => sum + Math.min(c.accepted, c.target), 0), target: data.counts.reduce((sum, c) => sum + c.target, 0) };
-    const rows = [all, ...data.counts];
-    const nav = $(".classes");
-    if (nav.children.length !== rows.length) nav.replaceChildren(...rows.map(classRow));
-    rows.forEach((count, i) => {
-      const line = nav.children[i];
-      line.value = count.label ?? "";
-      line.setAttribute("aria-pressed", String((label ?? null) === count.label));
-      line.querySelector(".name").textContent = count.label ?? "All classes";
-      line.querySelector(".bar").style.setProperty("--v", Math.min(count.accepted / count.target, 1));
-      line.querySelector(".count").textContent = `${count.accepted} / ${count.target}`;
-    });
-  }
-
-  function classRow() {
-    const line = document.createElement("button");
-    line.type = "button";
-    line.className = "class";
-    line.append(node("span", "", "name"), bar(), node("span", "", "count"));
-    line.onclick = () => filter(line.value || null);
-    return line;
-  }
-
+  // --- heatmap and zoom --------------------------------------------------------------------------------------------
   function heat(state, opacity) {
     page.dataset.heat = localWrite("heat", state);
     $(".toggle").setAttribute("aria-pressed", String(state === "on"));
@@ -214,65 +201,89 @@ function open(root) {
     $(".opacity").value = opacity;
   }
 
-  // --- relabel -----------------------------------------------------------------------------------------------------
-  function choose() {
-    if (page.dataset.ready !== "true") return;
-    $(".find").value = "";
-    choices();
-    $(".chooser").showModal();
-    $(".find").focus();
+  function heatOf(item) { // the address of the heatmap that is wanted; of an image that is predicted as labelled there is one
+    return localRead("heatOf") === "predicted" ? item.heat_predicted ?? item.heat : item.heat;
   }
 
-  function choices() {
-    const typed = $(".find").value.trim().toLowerCase();
-    chosen = data.labels.filter((name) => name !== items.get(shown).label && name.toLowerCase().includes(typed));
-    $(".choices").replaceChildren(...chosen.map((name, i) => button(i < 9 ? String(i + 1) : "", name, () => pick(name))));
+  function layHeat(item) {
+    $(".frame .heat")?.remove();
+    const src = heatOf(item);
+    for (const part of [".toggle", ".opacity", ".of"]) $(part).hidden = !src;
+    if (!src) return;
+    const other = src === item.heat_predicted;
+    $(".of").lastChild.textContent = other ? `for ${item.predicted}, predicted` : `for ${item.label}${item.heat_predicted ? ", the label" : ""}`;
+    $(".of").disabled = !item.heat_predicted;
+    page.dataset.heatOf = other ? "predicted" : "label";
+    $(".frame").append(Object.assign(new Image(), { src, alt: "", className: "heat" }));
   }
 
-  function pick(name) {
-    $(".chooser").close();
-    if (name) decide("relabel", { label: name });
+  function otherHeat() {
+    if (!shown || !items.get(shown).heat_predicted) return say("There is one heatmap: the class predicted is the label");
+    localWrite("heatOf", localRead("heatOf") === "predicted" ? "label" : "predicted");
+    layHeat(items.get(shown));
+    say(`Heatmap ${$(".of").lastChild.textContent}`);
+  }
+
+  function fade(by) { heat("on", String(Math.min(100, Math.max(0, Number($(".opacity").value) + by)))); }
+
+  function zoom(times, x = 50, y = 50) { // at a place, in percent of the image
+    page.dataset.zoom = times;
+    place(x, y);
+    $(".zoom").setAttribute("aria-pressed", String(times > 1));
+  }
+
+  const zoomed = () => Number(page.dataset.zoom) > 1;
+  let at = [50, 50];
+
+  function place(x, y) {
+    at = [x, y].map((part) => Math.min(100, Math.max(0, part)));
+    $(".frame").style.transformOrigin = `${at[0]}% ${at[1]}%`;
+    $(".frame").style.transform = zoomed() ? `scale(${ZOOM})` : "";
+  }
+
+  function under(event) { // where the pointer is, in percent of the stage
+    const box = $(".stage").getBoundingClientRect();
+    return [100 * (event.clientX - box.x) / box.width, 100 * (event.clientY - box.y) / box.height];
   }
 
   // --- keys --------------------------------------------------------------------------------------------------------
-  const keys = {
-    a: () => decide("accept"), s: () => decide("skip"), l: choose, u: undo, z: undo,
-    h: () => heat(page.dataset.heat === "on" ? "off" : "on", $(".opacity").value),
+  const actions = {
+    accept: () => decide("accept"), skip: () => decide("skip"), undo, zoom: () => zoom(zoomed() ? 1 : ZOOM), heatOf: otherHeat,
+    relabel: () => page.dataset.ready === "true" && chooser.open(data.labels.filter((name) => name !== items.get(shown).label)),
+    heat: () => heat(page.dataset.heat === "on" ? "off" : "on", $(".opacity").value),
+    fainter: () => fade(-20), stronger: () => fade(20), grid: () => go("grid"),
   };
+  const moves = { ArrowLeft: [-STEP, 0], ArrowRight: [STEP, 0], ArrowUp: [0, -STEP], ArrowDown: [0, STEP] };
 
   function onKey(event) {
     if (!root.isConnected) return close();
-    if (event.ctrlKey || event.metaKey || event.altKey || event.isComposing) return;
     const target = event.composedPath()[0];
     const held = event.repeat && (event.key === "Enter" || event.key === " ") && root.contains(target);
     if (held && target.localName === "button") return event.preventDefault(); // a held Enter clicks once
-    if ($(".chooser").open) return inChooser(event);
-    if (typing(target)) return;
-    const action = keys[event.key.toLowerCase()] ?? (data.reasons[event.key - 1] && (() => decide("reject", { reason: data.reasons[event.key - 1] })));
+    if ($(".chooser").open) return chooser.key(event);
+    if (typing(target) || !data) return;
+    const move = zoomed() && moves[event.key];
+    const name = actionOf(event);
+    const reason = name?.startsWith("reject") && data.reasons[name.at(-1) - 1];
+    const action = move ? () => place(at[0] + move[0], at[1] + move[1]) : reason ? () => decide("reject", { reason }) : actions[name];
     if (!action) return;
     event.preventDefault();
     event.stopImmediatePropagation();
-    if (!event.repeat) action();
-  }
-
-  function inChooser(event) {
-    event.stopImmediatePropagation();
-    const number = !$(".find").value && /^[1-9]$/.test(event.key) ? chosen[event.key - 1] : undefined;
-    const target = event.composedPath()[0];
-    const name = number ?? (event.key === "Enter" && target === $(".find") ? chosen[0] : undefined);
-    if (event.repeat || !name) return;
-    event.preventDefault();
-    pick(name);
+    if (!event.repeat || move) action();
   }
 
   // --- small things ------------------------------------------------------------------------------------------------
   function say(text) { $(".live").textContent = text; }
-  function said(d) { return `${DONE[d.verdict]}${d.reason ? ": " + words(d.reason) : ""}${d.verdict === "relabel" ? " as " + d.label : ""}`; }
+
+  function read() { // the guide has been read by whoever decides
+    $(".guide").hidden = true;
+    localWrite("guide", "read");
+  }
 
   const onTick = () => {
     if (!root.isConnected) return close();
-    if (outbox.size) outbox.send();
-    outbox.mark(page, data.error);
+    if (outbox?.size) outbox.send();
+    if (data) outbox.mark(page, data.error);
   };
 
   function close() {
@@ -283,11 +294,16 @@ function open(root) {
 
   $(".accept").onclick = () => decide("accept");
   $(".skip").onclick = () => decide("skip");
-  $(".relabel").onclick = choose;
+  $(".relabel").onclick = actions.relabel;
   $(".undo").onclick = undo;
-  $(".toggle").onclick = () => keys.h();
+  $(".toggle").onclick = actions.heat;
+  $(".of").onclick = otherHeat;
+  $(".zoom").onclick = actions.zoom;
+  $(".to-grid").onclick = actions.grid;
+  $(".understood").onclick = read;
+  $(".stage").onclick = (event) => event.target.closest("button, input, .notice, .guide") || zoom(zoomed() ? 1 : ZOOM, ...under(event));
+  $(".stage").onpointermove = (event) => zoomed() && event.pointerType === "mouse" && place(...under(event));
   $(".opacity").oninput = () => heat("on", $(".opacity").value);
-  $(".find").oninput = choices;
   window.addEventListener("keydown", onKey, true);
   const timer = setInterval(onTick, RESEND_MS);
   return { update, close };
@@ -299,18 +315,15 @@ function row(className, ...children) {
   return line;
 }
 
-function bar(value = 0, colour = "") {
-  const outer = node("span", "", "bar");
-  outer.append(document.createElement("i"));
-  outer.style.setProperty("--v", value);
-  if (colour) outer.style.setProperty("--bar", colour);
-  return outer;
-}
-
 function meter(name, value, colour) {
   return value === null ? undefined : row("row", node("span", name), bar(value, colour), node("em", `${Math.round(value * 100)} %`));
 }
 
-function words(name) { return name.replaceAll("_", " "); }
+function opinion(probability) { // of the screen, in words
+  if (probability === null || probability === undefined) return "The screen knows nothing yet of what you reject.";
+  const sure = Math.abs(probability - 0.5) > 0.4 ? "is sure" : Math.abs(probability - 0.5) > 0.2 ? "thinks" : "is not sure";
+  if (sure === "is not sure") return "The screen is not sure about it.";
+  return `The screen ${sure} that you would ${probability > 0.5 ? "reject" : "accept"} it.`;
+}
 
 function number(text) { return /^-?\d*\.\d{3,}$/.test(text) ? Number(text).toFixed(2) : text; }

@@ -3,22 +3,21 @@
 import gc
 
 from apps.desk import current_desk
-from apps.exchange import browser_page, exchange
-from apps.who import who
+from apps.exchange import Asked, browser_page, exchange
+from apps.who import introduced, who
 
-_component = browser_page("review")
+_component = browser_page("review", "queue")
 _warm: list[bool] = []
 
 
 def page() -> None:
-    """Show the queue of the class that the browser asks for."""
+    """Show the images that the browser asks for; before it has said who sits there, what there is to ask for."""
     desk = current_desk()
-    exchange(
-        _component,
-        "outbox_of_this_tab",
-        lambda asked: desk.view(asked.get("label"), who(asked)),
-        lambda events, asked: desk.take(events, who(asked)),
-    )
+
+    def view(asked: Asked) -> Asked:
+        return introduced(desk.view(asked, who(asked)) if asked else desk.introduction())
+
+    exchange(_component, "outbox_of_this_tab", view, lambda events, asked: desk.take(events, who(asked)))
 
 
 def warm_up() -> None:

@@ -17,10 +17,13 @@ class Outbox { // decisions, oldest first
   get size() { return this.kept.size; }
   get events() { return [...this.kept.values()]; }
 
-  put(event) {
-    event = { id: uuid(), at: Math.max(Date.now(), (this.events.at(-1)?.at ?? 0) + 1), ...event };
-    localWrite(this.prefix + event.id, JSON.stringify(event));
-    this.kept.set(event.id, event);
+  put(...events) {
+    let at = Math.max(Date.now(), ([...this.kept.values()].at(-1)?.at ?? 0) + 1);
+    for (const made of events) {
+      const event = { id: uuid(), at: at++, ...made };
+      localWrite(this.prefix + event.id, JSON.stringify(event));
+      this.kept.set(event.id, event);
+    }
     this.send();
   }
 
@@ -69,6 +72,35 @@ function uuid() { // crypto.randomUUID is missing where the page is not on loopb
   bytes[8] = (bytes[8] & 63) | 128;
   const hex = [...bytes].map((byte) => byte.toString(16).padStart(2, "0")).join("");
   return hex.replace(/^(.{8})(.{4})(.{4})(.{4})(.{12})$/, "$1-$2-$3-$4-$5");
+}
+
+// --- keys: what each does, and another key where the reviewer chose one ------------------------------------------------
+const KEYS = {
+  accept: "a", reject1: "1", reject2: "2", reject3: "3", reject4: "4", reject5: "5", reject6: "6", reject7: "7",
+  relabel: "l", skip: "s", undo: "u", heat: "h", heatOf: "p", fainter: "[", stronger: "]", zoom: "z", grid: "g", select: "x",
+};
+
+function chosenKeys() { // action -> key
+  try {
+    const chosen = JSON.parse(localRead("keys") ?? "{}");
+    return Object.fromEntries(Object.entries(KEYS).map(([action, key]) => [action, typeof chosen[action] === "string" ? chosen[action] : key]));
+  } catch {
+    return KEYS; // what another program wrote there is no choice
+  }
+}
+
+function actionOf(event) { // what a key means, if anything; not with Ctrl, Alt or Cmd, which are the browser's
+  if (event.ctrlKey || event.metaKey || event.altKey || event.isComposing) return undefined;
+  const key = event.key.toLowerCase();
+  return Object.entries(chosenKeys()).find(([, chosen]) => chosen === key)?.[0];
+}
+
+// --- who sits here ------------------------------------------------------------------------------------------------------
+function reviewerHere(data) { return data.login ? "" : localRead("reviewer") ?? ""; }
+
+function go(page) { // to another page of the app, without loading it anew where its link is in sight
+  const link = document.querySelector(`a[href$="/${page}"]`);
+  link ? link.click() : location.assign(`/${page}`);
 }
 
 function localRead(name) { return localStorage.getItem(`deeprock/look/${name}`); }

@@ -139,7 +139,7 @@ def _images(desk: Desk, images: Sequence[str]) -> str:
     """Each image beside its heatmap; the addresses are those of `pictures.picture_routes`."""
     cards = []
     for image in images:
-        item = desk.item(image)
+        item = desk.items.of(image)
         name = html.escape(f"{item['label']}, image {image}", quote=True)
         thumb, over = html.escape(item["thumb"], quote=True), "no heatmap"
         if item["heat"]:

@@ -23,6 +23,11 @@ def who(asked: dict[str, Any]) -> str:
     return name or current_desk().reviewer
 
 
+def introduced(shown: dict[str, Any]) -> dict[str, Any]:
+    """What a page shows, and whether it need not ask for a name."""
+    return {**shown, "login": bool(login_name())}
+
+
 def login_name() -> str:
     """The name or address of whoever is logged in; empty where no login is configured, or nobody is."""
     user = st.user.to_dict()

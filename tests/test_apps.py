@@ -1,7 +1,10 @@
 """The review app without a browser: what its routes serve, how the queue is ordered, how decisions are taken in."""
 
 import asyncio
+import os
+import struct
 import uuid
+import zlib
 from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
@@ -16,13 +19,13 @@ from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from apps import serve as server
-from apps.desk import Desk, read_flags
+from apps.desk import Desk
+from apps.items import read_flags
 from apps.pictures import SecurityHeaders, heat_overlay, picture_routes
 from curate.errors import CurateError
-from curate.images import inspect
+from curate.images import inspect, open_rgb, thumbnail
 from curate.ledger import Decision, Ledger
 from curate.manifest import write_manifest
-from curate.queue import ReviewQueue, progress, review_queue
 from curate.store import store
 
 
@@ -68,96 +71,7 @@ def event(image_id: str, verdict: str, **more: str) -> dict[str, str]:
 
 
 def shown(desk: Desk, label: str | None = None) -> list[str]:
-    return [item["id"] for item in desk.view(label)["window"]]
-
-
-# --- queue ---------------------------------------------------------------------------------------------------------
-
-
-def test_the_queue_is_the_candidates_without_a_decision_most_suspicious_first():
-    names = ["low", "none", "high", "also_high", "decided", "copy"]
-    manifest = pd.DataFrame(
-        {
-            "image_id": names,
-            "label": ["a", "a", "a", "b", "a", "a"],
-            "status": ["candidate"] * 5 + ["duplicate"],
-            "suspicion": [0.1, np.nan, 0.8, 0.8, 0.99, 1.0],
-        }
-    )
-    standing = pd.DataFrame({"verdict": ["accept"]}, index=pd.Index(["decided"], name="image_id"))
-    assert list(review_queue(manifest, standing)["image_id"]) == ["high", "also_high", "low", "none"]
-    assert list(review_queue(manifest, standing, label="a")["image_id"]) == ["high", "low", "none"]
-    unaudited = manifest.drop(columns="suspicion")
-    assert list(review_queue(unaudited, standing)["image_id"]) == ["low", "none", "high", "also_high"]
-
-
-def test_a_queue_without_status_names_the_command_that_makes_it():
-    with pytest.raises(CurateError, match=r"no column status.*curate scrape"):
-        review_queue(pd.DataFrame({"image_id": ["a"], "label": ["b"]}), pd.DataFrame())
-
-
-def test_progress_counts_a_relabelled_image_in_its_new_class():
-    manifest = pd.DataFrame(
-        {
-            "image_id": ["1", "2", "3", "4", "5"],
-            "label": ["basalt", "basalt", "basalt", "granite", "granite"],
-            "status": ["candidate", "candidate", "accepted", "duplicate", "candidate"],
-        }
-    )
-    standing = pd.DataFrame(
-        {
-            "image_id": ["1", "2"],
-            "verdict": ["relabel", "reject"],
-            "label": ["granite", None],
-            "reason": [None, "overlay"],
-            "reviewer": "ana",
-            "decided_at": "2025-01-01T00:00:00Z",
-        }
-    ).set_index("image_id")
-    counts = progress(manifest, standing, 2)
-    assert counts.to_dict("index") == {
-        "basalt": {"accepted": 1, "rejected": 1, "waiting": 0, "target": 2},
-        "granite": {"accepted": 1, "rejected": 0, "waiting": 1, "target": 2},
-    }
-
-
-def test_folding_decisions_one_by_one_agrees_with_the_tables(tmp_path):
-    """300 random decisions and undos by two reviewers on 30 images, compared every 25 with the plain functions."""
-    rng = np.random.default_rng(5)
-    manifest = pd.DataFrame(
-        {
-            "image_id": [f"i{n:02}" for n in range(30)],
-            "label": rng.choice(["a", "b", "c"], 30),
-            "status": rng.choice(["candidate", "candidate", "candidate", "accepted", "duplicate"], 30),
-            "suspicion": rng.uniform(size=30).round(1),
-        }
-    )
-    queue, made = ReviewQueue(manifest), []
-    with Ledger(tmp_path / "ledger.db") as ledger:
-        for n in range(300):
-            verdict = str(rng.choice(["accept", "reject", "relabel", "undo"])) if made else "accept"
-            taken_back = made[rng.integers(len(made))] if verdict == "undo" else None
-            decision = Decision(
-                image_id=taken_back.image_id if taken_back else f"i{rng.integers(30):02}",
-                verdict=verdict,
-                reason="overlay" if verdict == "reject" else None,
-                label=str(rng.choice(["a", "b", "c"])) if verdict == "relabel" else None,
-                undoes=taken_back.decision_id if taken_back else None,
-                reviewer=str(rng.choice(["ana", "bo"])),
-                decision_id=str(uuid.uuid4()),
-            )
-            if verdict != "undo":
-                made.append(decision)
-            ledger.decide([decision])
-            queue.add(decision)
-            if n % 25 == 0:
-                standing = ledger.standing()
-                waiting = list(review_queue(manifest, standing, label="b")["image_id"])
-                assert queue.waiting("b", 99) == waiting
-                expected = progress(manifest, standing, 9).reset_index().to_dict("records")
-                assert [c for c in queue.counts(9) if c["label"] in set(manifest["label"])] == expected
-                mine = standing.sort_values("position", ascending=False).query("reviewer == 'ana'")
-                assert [d.decision_id for d in queue.undoable("ana", 99)] == list(mine["decision_id"])
+    return [item["id"] for item in desk.view({"label": label})["window"]]
 
 
 # --- taking decisions in -------------------------------------------------------------------------------------------
@@ -211,10 +125,10 @@ def test_undo_reaches_back_across_a_restart_but_not_into_the_decisions_of_others
     desk.take([first, second])
     desk.ledger.decide([Decision("mild", "accept", reviewer="bo", decision_id=str(uuid.uuid4()))])
     later = Desk(tmp_path / "audited.csv", desk.root, desk.ledger.where, target=3, reviewer="ana")
-    assert [d["id"] for d in later.view(None)["recent"]] == [second["id"], first["id"]]
+    assert [d["id"] for d in later.view({})["recent"]] == [second["id"], first["id"]]
     later.take([event("tie", "undo", undoes=second["id"])])
     assert shown(later) == ["tie", "calm"]
-    assert [d["id"] for d in later.view(None)["recent"]] == [first["id"]]
+    assert [d["id"] for d in later.view({})["recent"]] == [first["id"]]
     others = later.ledger.history().query("reviewer == 'bo'")["decision_id"].item()
     assert later.take([event("mild", "undo", undoes=others)])["acked"] == []
     later.close()
@@ -232,11 +146,14 @@ def test_decisions_of_another_process_show_up_and_skipped_images_wait_at_the_end
 
 
 def test_flags_are_taken_apart_and_an_odd_one_is_shown_whole():
-    assert read_flags("cam_peak_distance=0.81 (0.7); object_count=many (> 1); strange") == [
-        {"measure": "cam_peak_distance", "value": "0.81", "threshold": "0.7"},
-        {"measure": "object_count", "value": "many", "threshold": "> 1"},
-        {"measure": "strange", "value": "", "threshold": ""},
-    ]
+    known, count, odd, unread = read_flags(
+        "cam_peak_distance=0.81 (0.7); object_count=many (> 1); strange; unreadable: no image"
+    )
+    assert (known["measure"], known["value"], known["threshold"]) == ("cam_peak_distance", "0.81", "0.7")
+    assert known["meaning"] == "from the heatmap's peak to the frame's centre, 1 = a corner"
+    assert (count["value"], count["threshold"]) == ("many", "> 1")
+    assert odd == {"measure": "strange", "value": "", "threshold": "", "meaning": ""}
+    assert (unread["measure"], unread["value"]) == ("unreadable", "no image")
     assert read_flags(None) == []
 
 
@@ -251,7 +168,7 @@ def test_an_image_is_served_as_it_came_and_never_sniffed(get, desk):
     assert answer.headers["cache-control"] == "private, max-age=31536000, immutable"
     assert answer.headers["content-security-policy"] == "default-src 'none'; sandbox"
     assert get("/thumb/odd").headers["content-type"] == "image/jpeg"
-    assert (desk.root / "cache/thumbs/odd.jpg").is_file()
+    assert (desk.root / "cache/thumbs-256/odd.jpg").is_file()
 
 
 @pytest.mark.parametrize(
@@ -263,7 +180,15 @@ def test_an_image_is_served_as_it_came_and_never_sniffed(get, desk):
         "/img/%2e%2e",
         "/thumb/odd%00",
         "/heat/odd",
+        "/heat-predicted/odd",
         "/heat/..%2f..%2f..%2fledger",
+        "/img/%2fetc%2fpasswd",
+        "/img/%c0%ae%c0%ae",
+        "/img/odd%0a",
+        "/img/odd.",
+        "/img/" + "o" * 5000,
+        "/img/odd/../../../etc/passwd",
+        "/img/",
     ],
 )
 def test_what_is_not_an_image_of_the_manifest_is_404(get, path):
@@ -284,6 +209,104 @@ def test_nothing_outside_the_data_root_is_served(get, desk, tmp_path):
     (desk.root / "cache/heatmaps").mkdir(parents=True)
     (desk.root / "cache/heatmaps/odd.png").symlink_to(secret)
     assert [get(f"/{kind}/odd").status_code for kind in ("img", "thumb", "heat")] == [404] * 3
+    (desk.root / "images/away").symlink_to(tmp_path)
+    for name in ("../secret.png", str(secret), "images/away/secret.png", "images/../../secret.png", "..\\secret.png"):
+        desk.file_names["odd"] = name
+        assert [get(f"/{kind}/odd").status_code for kind in ("img", "thumb")] == [404] * 2, name
+
+
+def test_what_is_no_ordinary_file_neither_hangs_nor_is_read(get, desk):
+    os.mkfifo(desk.root / "images/pipe.png")
+    (desk.root / "images/zero.png").symlink_to("/dev/zero")
+    (desk.root / "images/loop.png").symlink_to("loop.png")
+    with (desk.root / "images/endless.png").open("wb") as sparse:
+        sparse.truncate(50_000_000_000)
+    for name in ("pipe.png", "zero.png", "loop.png", "endless.png", "a" * 5000, ".", "nul\0.png"):
+        desk.file_names["odd"] = f"images/{name}"
+        assert [get(f"/{kind}/odd").status_code for kind in ("img", "thumb")] == [404] * 2, name
+
+
+def test_nothing_is_written_outside_the_data_root(get, desk, tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (desk.root / "cache").mkdir()
+    (desk.root / "cache/thumbs-256").symlink_to(tmp_path / "elsewhere")
+    assert get("/thumb/odd").status_code == 404
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+
+
+def test_a_disk_that_takes_nothing_still_shows_the_picture(get, desk):
+    (desk.root / "cache").write_bytes(b"no folder can be made here")
+    assert Image.open(BytesIO(get("/thumb/odd").content)).size == (40, 30)
+
+
+@pytest.mark.parametrize(("kind", "size"), [("PNG", (30_000, 200)), ("JPEG", (600, 30_000)), ("WEBP", (16_000, 100))])
+def test_a_huge_image_is_shown_reduced(get, desk, kind, size):
+    Image.new("RGB", size, (200, 60, 20)).save(desk.root / "images/huge", kind)
+    desk.file_names["odd"] = "images/huge"
+    shown = Image.open(BytesIO(get("/img/odd").content))
+    assert shown.format == "JPEG"
+    assert max(shown.size) == 4096
+    assert abs(shown.width / shown.height / (size[0] / size[1]) - 1) < 0.02
+    assert np.abs(np.asarray(shown).reshape(-1, 3).mean(0) - (200, 60, 20)).max() < 3
+    assert max(Image.open(BytesIO(get("/thumb/odd").content)).size) == 256
+
+
+def test_a_decompression_bomb_is_404_with_words(get, desk):
+    """30,000 x 30,000 pixels in 3 kB: its header alone is read."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 30_000, 30_000, 8, 2, 0, 0, 0))
+    body = chunk(b"IDAT", zlib.compress(bytes(30_000 * 90_001 // 900))) + chunk(b"IEND", b"")
+    (desk.root / "images/bomb.png").write_bytes(b"\x89PNG\r\n\x1a\n" + header + body)
+    desk.file_names["odd"] = "images/bomb.png"
+    for kind in ("img", "thumb"):
+        answer = get(f"/{kind}/odd")
+        assert answer.status_code == 404
+        assert answer.text.startswith("the file is no image that can be shown: DecompressionBomb")
+        assert answer.headers["cache-control"] == "no-store"
+
+
+def test_what_an_image_is_its_bytes_say_and_not_its_name(get, desk):
+    Image.new("RGB", (9, 9)).save(desk.root / "images/a.jpg", "PNG")
+    (desk.root / "images/b.png").write_text("<svg xmlns='http://www.w3.org/2000/svg' onload='hacked=1'/>")
+    desk.file_names.update({"odd": "images/a.jpg", "tie": "images/b.png"})
+    assert get("/img/odd").headers["content-type"] == "image/png"
+    assert get("/img/tie").status_code == 404
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_thumbnail_is_upright_and_like_the_whole_image(get, desk, orientation):
+    """A JPEG of 1200 x 900 that is decoded at a quarter, turned by its EXIF as the browser turns the image."""
+    down, across = np.mgrid[0:900, 0:1200]
+    rgb = np.stack([across * 255 // 1200, down * 255 // 900, 40 * (across > 800)], axis=-1).astype(np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(rgb).save(desk.root / "images/photo.jpg", exif=exif, quality=95)
+    desk.file_names["odd"] = "images/photo.jpg"
+    small = Image.open(BytesIO(get("/thumb/odd").content))
+    whole = thumbnail(open_rgb(desk.root, "images/photo.jpg"), 256)
+    assert small.size == whole.size == ((256, 192) if orientation < 5 else (192, 256))
+    assert np.abs(np.asarray(small, int) - np.asarray(whole, int)).mean() < 2.5
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "P", "RGBA", "CMYK", "1", "I;16"])
+def test_a_thumbnail_of_every_kind_of_pixels_is_that_of_the_decoded_image(get, desk, mode):
+    """Transparent becomes white, as everywhere else."""
+    rng = np.random.default_rng(3)
+    rgba = np.repeat(np.repeat(rng.integers(0, 255, (3, 4, 4), np.uint8), 192, 0), 192, 1)
+    image = Image.fromarray(rgba, "RGBA")
+    if mode == "I;16":
+        image = Image.fromarray(rgba[:, :, 0].astype(np.uint16) * 257)
+    else:
+        image = image.convert("RGB").convert(mode) if mode in ("CMYK", "P", "1") else image.convert(mode)
+    image.save(desk.root / "images/kind.tif")
+    desk.file_names["odd"] = "images/kind.tif"
+    small = Image.open(BytesIO(get("/thumb/odd").content))
+    whole = thumbnail(open_rgb(desk.root, "images/kind.tif"), 256)
+    assert small.size == whole.size
+    assert np.abs(np.asarray(small, int) - np.asarray(whole, int)).mean() < 4
 
 
 def test_a_deleted_or_damaged_image_is_404_and_tiff_comes_as_jpeg(get, desk):
@@ -303,11 +326,29 @@ def test_a_heatmap_is_clear_where_nothing_speaks_for_the_class_and_strongest_at_
     grey[20:36, 36:52] = 255
     (desk.root / "cache/heatmaps").mkdir(parents=True)
     Image.fromarray(grey).save(desk.root / "cache/heatmaps/odd.png")
-    overlay = np.asarray(Image.open(BytesIO(get("/heat/odd").content)))
+    overlay = np.asarray(Image.open(BytesIO(get("/heat/odd").content)).convert("RGBA"))
     assert overlay.shape == (224, 224, 4)
     assert overlay[:, :100, 3].max() == 0
     assert overlay[112, 176, 3] == 255
-    assert np.array_equal(overlay, np.asarray(heat_overlay(Image.fromarray(grey))))
+    assert np.array_equal(overlay, np.asarray(heat_overlay(Image.fromarray(grey)).convert("RGBA")))
+    assert overlay[112, 176].tolist() == [255, 222, 90, 255]
+
+
+def test_an_overlay_is_kept_and_made_anew_when_its_heatmap_has_changed(get, desk):
+    (desk.root / "cache/heatmaps").mkdir(parents=True)
+    for name, grey in {"odd": 255, "odd-predicted": 0}.items():
+        Image.new("L", (56, 56), grey).save(desk.root / f"cache/heatmaps/{name}.png")
+    first = get("/heat/odd").content
+    assert (desk.root / "cache/overlays/odd.png").read_bytes() == first
+    assert get("/heat-predicted/odd").content != first
+    made = (desk.root / "cache/overlays/odd.png").stat().st_ino
+    assert get("/heat/odd").content == first
+    assert (desk.root / "cache/overlays/odd.png").stat().st_ino == made, "not made again"
+    Image.new("L", (56, 56), 0).save(desk.root / "cache/heatmaps/odd.png")
+    os.utime(desk.root / "cache/heatmaps/odd.png", (1, 1))  # an older one that was put back
+    assert get("/heat/odd").content == get("/heat-predicted/odd").content
+    (desk.root / "cache/heatmaps/odd.png").write_bytes(b"no heatmap")
+    assert get("/heat/odd").status_code == 404
 
 
 # --- the server's own settings -------------------------------------------------------------------------------------

@@ -121,11 +121,11 @@ def test_a_judgement_is_in_the_ledger_when_it_is_acknowledged_and_outlives_the_s
 
 
 def test_a_judgement_is_no_decision_on_an_image(desk):
-    waiting = [item["id"] for item in desk.view(None)["window"]]
+    waiting = [item["id"] for item in desk.view({})["window"]]
     event = said("large", "same", other="lonely")
     desk.take([event, said("large", "undo", undoes=event["id"])])
-    assert [item["id"] for item in desk.view(None)["window"]] == waiting
-    assert desk.view(None)["recent"] == []
+    assert [item["id"] for item in desk.view({})["window"]] == waiting
+    assert desk.view({})["recent"] == []
 
 
 @pytest.mark.parametrize(

@@ -55,7 +55,7 @@ def decide(desk: Desk, rows: range) -> None:
 
 
 def window(desk: Desk) -> list[dict]:
-    return desk.view(None)["window"]
+    return desk.view({})["window"]
 
 
 def test_the_screen_learns_once_enough_is_new_and_forgets_what_is_taken_back():
@@ -108,7 +108,7 @@ def test_without_an_audit_of_these_images_the_order_stays(desk, tmp_path):
     other = tmp_path / "other.csv"
     write_manifest(desk.manifest.iloc[::-1], other)
     stiff = Desk(other, desk.root, str(tmp_path / "ledger.db"), target=9, reviewer="ana")
-    assert stiff.view(None)["window"][0]["id"] == "image38"
+    assert stiff.view({})["window"][0]["id"] == "image38"
     stiff.close()
 
 

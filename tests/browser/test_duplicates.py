@@ -105,7 +105,7 @@ def test_every_thumbnail_is_served_by_the_app_and_by_id(tab, copies):
     tab.on("request", lambda request: asked.append(request.url))
     open_page(tab, copies)
     thumb = tab.locator(".group").first.locator(".thumb img").first
-    assert thumb.evaluate("i => i.decode().then(() => [i.naturalWidth, i.naturalHeight])") == [160, 120]
+    assert thumb.evaluate("i => i.decode().then(() => [i.naturalWidth, i.naturalHeight])") == [256, 192]
     assert f"{copies.url}/thumb/here" in asked
     assert all(url.startswith((copies.url, "data:", "blob:")) for url in asked)
 

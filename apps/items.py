@@ -1,0 +1,65 @@
+"""What the pages say of one image: text as it is in the manifest."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from apps.pictures import heatmap_name
+from curate.columns import COLUMNS
+
+_FLAG = re.compile(r"(?P<measure>[^=:]+)[=:]\s*(?P<value>.*?)\s*(?:\((?P<threshold>.*)\))?")
+_PROVENANCE = ("source", "query", "title", "creator", "license", "url", "page_url")
+_MODEL = ("predicted", "label_probability", "reject_probability", "suspicion")
+
+
+class Items:
+    """The facts of the images of a manifest, made when they are asked for."""
+
+    def __init__(self, manifest: pd.DataFrame, root: Path) -> None:
+        self._manifest, self._root = manifest, root
+        self._row = {image_id: row for row, image_id in enumerate(manifest["image_id"])}
+        self._made: dict[str, dict[str, Any]] = {}
+
+    def of(self, image_id: str) -> dict[str, Any]:
+        """Identity, picture addresses, flags, model and provenance; None where something is missing."""
+        if image_id not in self._made:
+            cells = self._manifest.iloc[self._row[image_id]]
+            self._made[image_id] = {
+                "id": image_id,
+                "label": cells["label"],
+                "width": plain(cells.get("width")),
+                "height": plain(cells.get("height")),
+                "img": f"/img/{image_id}",
+                "thumb": f"/thumb/{image_id}",
+                "heat": self._heat("heat", image_id, image_id),
+                "heat_predicted": self._heat("heat-predicted", image_id, f"{image_id}-predicted"),
+                "flags": read_flags(plain(cells.get("flags"))),
+                **{name: plain(cells.get(name)) for name in _MODEL},
+                "provenance": {name: plain(cells.get(name)) for name in _PROVENANCE},
+            }
+        return self._made[image_id]
+
+    def _heat(self, route: str, image_id: str, name: str) -> str | None:
+        path = self._root / heatmap_name(name)
+        return f"/{route}/{image_id}?v={path.stat().st_mtime_ns}" if path.is_file() else None
+
+
+def read_flags(flags: str | None) -> list[dict[str, str]]:
+    """The column `flags` taken apart: "a=1 (2); b=3 (4)" -> measure, value, threshold, meaning of each."""
+    found = [part.strip() for part in (flags or "").split(";") if part.strip()]
+    parts = [(match.groupdict("") if (match := _FLAG.fullmatch(flag)) else {"measure": flag}) for flag in found]
+    return [{"value": "", "threshold": "", "meaning": meaning(part["measure"]), **part} for part in parts]
+
+
+def meaning(measure: str) -> str:
+    """What a measure says; empty for one that is not ours."""
+    return COLUMNS[measure].meaning if measure in COLUMNS else ""
+
+
+def plain(value: Any) -> Any:
+    """A cell as JSON can say it; None where it is missing."""
+    if value is None or pd.isna(value):
+        return None
+    return value.item() if hasattr(value, "item") else value

@@ -1,0 +1,195 @@
+// What the single view and the grid share: which images are asked for, who asks, and what an undo would take back.
+
+const DONE = { accept: "Accepted", reject: "Rejected", relabel: "Relabelled", skip: "Skipped" };
+const FILTERS = { status: "Show", flag: "Flag", source: "Source", license: "Licence", split: "Split", order: "Order" };
+const WORDS = {
+  waiting: "waiting", accepted: "accepted", rejected: "rejected", duplicate: "copies", all: "all images",
+  usual: "usual", suspicious: "most suspicious first", informative: "most informative first",
+  good: "surest good first", scraped: "as scraped",
+};
+
+class Bar { // filters and the reviewer's name; what is chosen stays in this browser
+  constructor(box, data, asked) {
+    this.asked = asked; // called when something else is wanted
+    this.box = box;
+    this.wanted = readJson("wanted");
+    this.selects = Object.entries(FILTERS).flatMap(([name, title]) => data.choices[name]?.length ? [this.select(name, title, data.choices[name])] : []);
+    this.clear = button("", "Clear", () => this.want(Object.fromEntries(Object.keys(FILTERS).map((name) => [name, undefined]))));
+    this.clear.classList.add("clear");
+    this.who = button("", "", () => this.open());
+    this.who.classList.add("who");
+    this.namer = this.dialog(data.login);
+    box.append(...this.selects.map((select) => select.parentElement), this.clear, node("span", "", "space"), this.who, this.namer);
+  }
+
+  select(name, title, choices) {
+    const label = node("label", "", "filter");
+    const select = document.createElement("select");
+    if (!WORDS[choices[0]]) select.append(new Option("any", ""));
+    select.append(...choices.map((value) => new Option(name === "status" || name === "order" ? WORDS[value] : words(value), value)));
+    select.name = name;
+    select.onchange = () => this.want({ [name]: select.value || undefined });
+    label.append(node("span", title), select);
+    return select;
+  }
+
+  want(change) {
+    this.wanted = { ...this.wanted, ...change, since: undefined };
+    localWrite("wanted", JSON.stringify(this.wanted));
+    this.asked();
+  }
+
+  dialog(login) {
+    const dialog = node("dialog", "", "namer");
+    const field = Object.assign(document.createElement("input"), { type: "text", maxLength: 60, autocomplete: "off", ariaLabel: "Your name" });
+    const form = document.createElement("form");
+    form.method = "dialog";
+    form.append(node("h2", "Who reviews here?"), node("p", "Decisions are stored under this name. It stays in this browser."), field, button("", "Use this name", () => form.requestSubmit()));
+    form.onsubmit = (event) => {
+      event.preventDefault();
+      if (!field.value.trim()) return field.focus();
+      localWrite("reviewer", field.value.trim());
+      dialog.close();
+      this.asked();
+    };
+    dialog.append(form);
+    dialog.oncancel = (event) => { if (this.needed) event.preventDefault(); };
+    this.field = field;
+    this.who.disabled = login;
+    return dialog;
+  }
+
+  ask() { // for the name, which is needed where several review
+    this.needed = true;
+    this.open();
+  }
+
+  open() {
+    this.namer.showModal();
+    this.field.select();
+  }
+
+  show(data) {
+    this.needed = false;
+    if (this.wanted.since === undefined) this.wanted.since = data.number; // of judged images, those that are so by now
+    const set = Object.keys(FILTERS).filter((name) => this.wanted[name]);
+    for (const select of this.selects) {
+      select.value = this.wanted[select.name] ?? data[select.name] ?? "";
+      select.parentElement.classList.toggle("set", set.includes(select.name));
+    }
+    this.clear.hidden = !set.length;
+    this.who.replaceChildren(data.reviewer);
+    this.who.title = data.login ? "By your login" : "Decisions are stored under this name; press to change it";
+    if (!this.namer.open) this.field.value = data.reviewer;
+  }
+}
+
+function standingSteps(recent, events) { // what can be undone, oldest first, and which images are decided in the outbox
+  const steps = [...recent].reverse();
+  const decided = new Map(); // image id -> event
+  const of = (said) => said.batch ?? said.id;
+  for (const event of events) {
+    if (event.verdict === "undo") {
+      const key = event.batch ?? event.undoes;
+      const at = steps.findIndex((step) => of(step) === key);
+      if (at >= 0) steps.splice(at, 1);
+      for (const [image, said] of decided) if (of(said) === key) decided.delete(image);
+    } else {
+      decided.set(event.image_id, event);
+      const step = steps.find((known) => of(known) === of(event));
+      if (step && !step.item) step.images += 1;
+      else if (!step) steps.push({ ...event, images: 1 });
+    }
+  }
+  return { decided, last: steps.at(-1) };
+}
+
+function undoOf(step) { // the event that takes a step back
+  return step.images > 1 ? { verdict: "undo", batch: step.batch } : { image_id: step.image_id, verdict: "undo", undoes: step.id };
+}
+
+function saidOf(step) {
+  const what = `${DONE[step.verdict]}${step.reason ? ": " + words(step.reason) : ""}${step.verdict === "relabel" ? " as " + step.label : ""}`;
+  return step.images > 1 ? `${what}, ${step.images} images` : what;
+}
+
+class Chooser { // of another class, by typing or by number
+  constructor(dialog, chosen) {
+    this.dialog = dialog;
+    this.find = dialog.querySelector(".find");
+    this.list = dialog.querySelector(".choices");
+    this.chosen = chosen;
+    this.find.oninput = () => this.show();
+  }
+
+  open(labels) {
+    this.labels = labels;
+    this.find.value = "";
+    this.show();
+    this.dialog.showModal();
+    this.find.focus();
+  }
+
+  show() {
+    const typed = this.find.value.trim().toLowerCase();
+    this.shown = this.labels.filter((name) => name.toLowerCase().includes(typed));
+    this.list.replaceChildren(...this.shown.map((name, i) => button(i < 9 ? String(i + 1) : "", name, () => this.pick(name))));
+  }
+
+  pick(name) {
+    this.dialog.close();
+    if (name) this.chosen(name);
+  }
+
+  key(event) { // while it is open
+    event.stopImmediatePropagation();
+    const number = !this.find.value && /^[1-9]$/.test(event.key) ? this.shown[event.key - 1] : undefined;
+    const name = number ?? (event.key === "Enter" && event.composedPath()[0] === this.find ? this.shown[0] : undefined);
+    if (event.repeat || !name) return;
+    event.preventDefault();
+    this.pick(name);
+  }
+}
+
+function readJson(name) {
+  try {
+    const value = JSON.parse(localRead(name) ?? "{}");
+    return value && typeof value === "object" ? value : {};
+  } catch {
+    return {}; // what another program wrote there is no choice
+  }
+}
+
+function words(name) { return name.replaceAll("_", " "); }
+
+function classLine(onclick) {
+  const line = document.createElement("button");
+  line.type = "button";
+  line.className = "class";
+  line.append(node("span", "", "name"), bar(), node("span", "", "count"));
+  line.onclick = () => onclick(line.value || undefined);
+  return line;
+}
+
+function showClasses(nav, data, label, onclick) { // accepted towards the target; press one to see it alone
+  const sum = (count) => data.counts.reduce((total, c) => total + count(c), 0);
+  const all = { label: null, accepted: sum((c) => Math.min(c.accepted, c.target)), target: sum((c) => c.target) };
+  const lines = [all, ...data.counts];
+  if (nav.children.length !== lines.length) nav.replaceChildren(...lines.map(() => classLine(onclick)));
+  lines.forEach((count, i) => {
+    const line = nav.children[i];
+    line.value = count.label ?? "";
+    line.setAttribute("aria-pressed", String((label ?? null) === count.label));
+    line.querySelector(".name").textContent = count.label ?? "All classes";
+    line.querySelector(".bar").style.setProperty("--v", Math.min(count.accepted / count.target, 1));
+    line.querySelector(".count").textContent = `${count.accepted} / ${count.target}`;
+  });
+}
+
+function bar(value = 0, colour = "") {
+  const outer = node("span", "", "bar");
+  outer.append(document.createElement("i"));
+  outer.style.setProperty("--v", value);
+  if (colour) outer.style.setProperty("--bar", colour);
+  return outer;
+}
