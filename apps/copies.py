@@ -68,10 +68,10 @@ class Copies:
         self._part_of = {pair.images: part.key for part in self.parts for pair in part.pairs}
 
     def judged(self, pairs: Iterable[frozenset[str]], said_of_image: Callable[[str], Said]) -> set[str]:
-        """The keys of what was judged: a pair of it, or of a label conflict an image."""
+        """The keys of what was judged: a pair of it, of a label conflict an image, of other groups a copy to keep."""
         touched = {self._part_of[pair] for pair in pairs if pair in self._part_of}
-        conflicts = (part for part in self.parts if part.group.kind == "conflict" and part.key not in touched)
-        return touched | {part.key for part in conflicts if any(said_of_image(i.image_id) for _, i in part.images)}
+        others = (part for part in self.parts if part.key not in touched)
+        return touched | {part.key for part in others if any(said_of_image(i) for i in _telling(part))}
 
     def page(self, asked: dict[str, Any], judged: set[str]) -> Page:
         """The groups that a browser asks for.
@@ -97,6 +97,12 @@ class Copies:
         if shown == "conflict":
             return [part for part in self.parts if part.group.kind == "conflict"]
         return [part for part in self.parts if shown == "all" or (part.key in judged) == (shown == "judged")]
+
+
+def _telling(part: Part) -> Iterator[str]:
+    """The images whose own verdict judges the group."""
+    conflict = part.group.kind == "conflict"
+    return (image.image_id for _, image in part.images if conflict or image.mark == "copy")
 
 
 def in_parts(group: Group) -> Iterator[Part]:

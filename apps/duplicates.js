@@ -112,6 +112,7 @@ function open(root) {
     const bytes = image.bytes === null ? "" : `${image.bytes.toLocaleString("en")} bytes`;
     card.append(node("p", [size, bytes].filter(Boolean).join(", "), "quiet"), node("p", image.file_name, "quiet"), node("code", image.image_id));
     if (group.kind === "conflict" && ["kept", "stays"].includes(image.mark)) card.append(judge(imageTarget(image), [["accept", `Accept as ${image.label}`]]));
+    if (group.kind !== "conflict" && image.mark === "copy") card.append(judge(imageTarget(image), [["accept", "Keep this one"]]));
     return card;
   }
 

@@ -20,14 +20,14 @@ from curate.cues import (
 )
 from curate.foreground import content_box, regions, segment
 from curate.images import thumbnail
-from curate.lighting import blockiness, clipped, edge_blur, highlight, light_field, middle, white_point
+from curate.lighting import blockiness, clipped, edge_blur, highlight, lies_on_all, light_field, middle, white_point
 from curate.overlay import SIDE as OVERLAY_SIDE
 from curate.overlay import overlay_cues
 from curate.repeats import object_repeats
 from curate.tones import tone_cues
 
 CUE = "cue_"  # how the keys of the cues begin
-MEASURES_VERSION = 3  # goes up when a measure of the same pixels changes
+MEASURES_VERSION = 4  # goes up when a measure of the same pixels changes
 SIDE = 256  # longer side of the picture that is measured, pixels
 HEATMAP_SIDE = 56  # of the mask for the heatmaps, which lie on the picture stretched to a square
 _TABLE = np.array(list(CUES.values()))
@@ -59,7 +59,7 @@ THRESHOLDS = {
     "off topic": Threshold("off_topic", True, 0.35, 1.0, "off_topic"),  # 2 %
     "polished": Threshold("polished_product", True, 0.12, 0.6, "off_topic"),  # 2 %
     "surroundings": Threshold("background_texture", True, 0.9, 1.0, "background"),  # 4 %; from pixels alone 5 %
-    "several objects": Threshold("object_multiple", True, 0.8, 1.0, "object_count"),  # 3 %; from pixels alone 5 %
+    "several objects": Threshold("object_multiple", True, 0.8, 1.0, "object_count"),  # 4 %; from pixels alone 5 %
     "regions": Threshold("object_components", True, 2, 6, "object_count"),  # 2 %
     "colour behind": Threshold("background_chroma", True, 31, 50, "background"),  # 2 %
     "small specimen": Threshold("background_share", True, 0.8, 0.95, "background"),  # 2 %
@@ -69,7 +69,7 @@ THRESHOLDS = {
     "uneven": Threshold("illumination_unevenness", True, 17, 25, "illumination"),  # 1.5 %
     "lit from one side": Threshold("illumination_slope", True, 1.85, 3.5, "illumination"),  # 0.5 %
     "vignetting": Threshold("illumination_vignetting", True, 1.05, 2.5, "illumination"),  # 0.5 %
-    "cast": Threshold("illumination_white_point", True, 0.28, 0.8, "illumination"),  # 1.0 %
+    "cast": Threshold("illumination_white_point", True, 0.28, 0.8, "illumination"),  # 0.8 %
     "tinted": Threshold("illumination_cast", True, 27, 45, "illumination"),  # 0.5 %
     "lettering": Threshold("overlay_text", True, 0.17, 0.8, "overlay"),  # 2 % of those without an overlay
     "watermark": Threshold("overlay_watermark", True, 0.57, 1.0, "overlay"),  # 2 % of those without an overlay
@@ -129,6 +129,7 @@ def summarise(reading: Reading) -> tuple[dict[str, float | str | int], np.ndarra
     """What `measure` returns, of a picture that was read."""
     front, seen, cues, scores = reading
     lightness = seen.lightness[seen.mask]
+    cast = lies_on_all(seen.rgb, seen.mask)
     measures: dict[str, float | str | int] = {
         "background_kind": front.kind,
         "background_share": float(1 - front.mask.mean()),
@@ -145,8 +146,8 @@ def summarise(reading: Reading) -> tuple[dict[str, float | str | int], np.ndarra
         "illumination_unevenness": cues["unevenness"],
         "illumination_vignetting": cues["vignetting"],
         "illumination_slope": cues["slope"],
-        "illumination_cast": shared_tint(seen),
-        "illumination_white_point": cues["white_point"],
+        "illumination_cast": shared_tint(seen) if cast else 0.0,
+        "illumination_white_point": cues["white_point"] if cast else 0.0,
         "illumination_fault": scores["illumination"],
         "object_count": object_count(scores),
         "object_components": len(regions(front.mask)),

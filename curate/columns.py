@@ -70,8 +70,12 @@ COLUMNS = {
     "illumination_unevenness": Column("number", "deviation of the foreground's lightness after a wide blur, L* units"),
     "illumination_vignetting": Column("number", "by how much the light falls off to the corners, stops"),
     "illumination_slope": Column("number", "by how much the light falls off to one side, stops over half a diagonal"),
-    "illumination_cast": Column("number", "chroma that specimen and background have in common, CIE a*b* units"),
-    "illumination_white_point": Column("number", "from the lightest red, green and blue to a neutral white, stops"),
+    "illumination_cast": Column(
+        "number", "chroma that specimen and background share, CIE a*b* units; 0 where no lamp explains it"
+    ),
+    "illumination_white_point": Column(
+        "number", "from the lightest red, green and blue to a neutral white, stops; 0 as above"
+    ),
     "illumination_fault": Column("number", "probability that the lighting is at fault, 0 to 1"),
     "object_count": Column("text", "specimens in the picture", ("0", "1", "2-4", "many", "fill")),
     "object_components": Column("integer", "separate foreground regions of at least 1 % of the frame"),

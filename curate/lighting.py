@@ -11,6 +11,9 @@ from curate.foreground import ranked, resized
 CLIPPED = 250  # level of 255; JPEG moves what was clipped by a few
 NEUTRAL = 5.0  # CIE chroma below which a pixel is grey
 NEUTRAL_SHARE = 0.2
+LEAST_LEAN = 0.15  # stops that specimen and surroundings lean to the colour of a cast
+YELLOW = (-0.36, 0.18)  # red over green for each stop that blue lacks: yellow of rock and moss, which no lamp gives
+_STOPS = np.log2(np.arange(256, dtype=np.float32) + 4)  # of the levels; of black, finite
 FIELD_SIDE = 48  # longer side of the picture to which the field of light is fitted, pixels
 FIELD_LEVELS = (14, 250)  # outside them a pixel is black or clipped, and says nothing of the light
 OUTER_SHARE = 0.15  # of the outer part that must tell of the light: what lies before black has its own shading
@@ -64,6 +67,34 @@ def white_point(rgb: np.ndarray, small: np.ndarray, lab: np.ndarray) -> float:
         return 0.0
     red, green, blue = (1 + _quantile(rgb, 0.999, channel) for channel in range(3))
     return float(np.hypot(np.log2(red / green), np.log2(blue / green)))
+
+
+def lies_on_all(rgb: np.ndarray, mask: np.ndarray) -> bool:
+    """Whether the colour of a picture may be that of its light: else a cast is not claimed, whatever is measured of it.
+
+    Light colours everything alike: the specimen and its surroundings both lean the way that the picture does, by their
+    medians of log2 R/G and log2 B/G, or it is one of the two that is coloured. And it is no yellow: where blue alone
+    lacks in the lightest fifth, and red is about as strong as green, olivine, sulphur or moss took it. Lamps that lack
+    blue have less green than red (CIE 15, the Planckian locus).
+
+    Args:
+        rgb: (h, w, 3) uint8, some 128 pixels long: every second row and column is looked at.
+        mask: (h, w) bool, the specimen.
+    """
+    pixels, inside = np.ascontiguousarray(rgb[::2, ::2]), mask[::2, ::2]
+    levels = _lightest(pixels)
+    told = (levels > 20) & (levels < CLIPPED)
+    if np.count_nonzero(told) < 20:
+        return True
+    red, green, blue = cv2.split(cv2.LUT(pixels, _STOPS))
+    ratios, inside, levels = np.stack([red - green, blue - green])[:, told], inside[told], levels[told]
+    red, blue = np.median(ratios[:, levels >= np.quantile(levels, 0.8)], axis=1)
+    if blue < 0 and YELLOW[0] < red / -blue < YELLOW[1]:
+        return False
+    whole = np.median(ratios, axis=1)
+    parts = (ratios[:, part] for part in (inside, ~inside) if np.count_nonzero(part) >= 12)
+    leans = [np.median(part, axis=1) @ whole for part in parts]
+    return bool(min(leans) > LEAST_LEAN * np.hypot(*whole))
 
 
 def light_field(rgb: np.ndarray) -> tuple[float, float]:

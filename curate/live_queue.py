@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 
 from curate.ledger import Decision
-from curate.queue import conflicting_copies, review_order, review_queue
+from curate.manifest import require_columns
+from curate.queue import conflicting_copies, review_order
 from curate.screen import Next
 from curate.words import PAIR_VERDICTS
 
@@ -43,8 +44,7 @@ class LiveQueue:
 
     def __init__(self, manifest: pd.DataFrame, target: int | None = None, what: Next | None = None) -> None:
         """Order the manifest once; decisions come by `add`. With a target or `what`, see `review_queue`."""
-        nothing = pd.DataFrame(columns=Decision._fields).set_index("image_id")
-        review_queue(manifest.iloc[:0], nothing)  # the columns are there
+        require_columns(manifest, "image_id", "label", "status", made_by="curate scrape")
         self._manifest, self._what = manifest.reset_index(drop=True), what
         self._target = target if "balance_round" in manifest else None
         self._copies = conflicting_copies(manifest)

@@ -13,6 +13,7 @@ from curate.artifacts import CUE, THRESHOLDS, artifact_score, flags, foreground,
 from curate.columns import COLUMNS
 from curate.foreground import content_box, to_lab
 from curate.images import open_rgb, thumbnail
+from curate.lighting import white_point
 
 ROCKS = Path(__file__).parents[2] / "shared" / "data" / "rocks"
 GREY = (120, 110, 100)
@@ -134,6 +135,14 @@ def test_dark_blown_out_and_tinted_pictures_are_flagged_as_such():
     assert "illumination_clipped=" in found[1]
     assert "illumination_white_point=" in found[2]
     assert "illumination" not in found[3]
+
+
+def test_green_rock_that_fills_the_frame_is_no_tinted_light():
+    grain = np.random.default_rng(0).uniform(0.2, 1, (192, 256, 1))
+    olivine = cv2.GaussianBlur((grain * (185, 205, 95)).astype(np.uint8), (0, 0), 1)
+    assert white_point(olivine, olivine, to_lab(olivine)) > 0.28  # its lightest grains alone would say so
+    measures = measures_of(olivine)
+    assert (measures["illumination_white_point"], measures["illumination_cast"]) == (0, 0)
 
 
 def test_light_from_one_side_is_uneven():

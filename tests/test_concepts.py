@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from benchmarks.artifacts import mean_of
 from curate.artifacts import read
 from curate.columns import COLUMNS
 from curate.concepts import (
@@ -11,6 +12,7 @@ from curate.concepts import (
     Question,
     concept_scores,
     likeness,
+    log_probability,
     overlay_scores_by,
     scores_by,
     shipped,
@@ -69,6 +71,14 @@ def test_a_second_opinion_on_a_reason_hears_how_many_objects_there_are():
     fitted = concepts(second=second, reason={"keep": (0, 0, 0, 9)}, object_count={"0": (0, 0, 0, np.log(4))})
     odds = 1 / 0.5  # of the log-probability -log(2) of "0"
     assert scores_by(fitted, None, np.ones((1, 2)))["off_topic"][0] == pytest.approx(odds / (odds + 5))
+
+
+def test_the_mean_of_several_fits_is_one_question_with_the_mean_of_their_odds():
+    one, other = (Question(("keep", "off_topic"), np.diag(odds), np.array(odds)) for odds in ([1.0, 3.0], [2.0, -1.0]))
+    features = np.array([[1.0, 2.0], [-1.0, 0.5]])
+    logits = (features @ one.weights + one.biases + features @ other.weights + other.biases) / 2
+    mean = log_probability(mean_of([one, other]), features)
+    np.testing.assert_allclose(mean, logits - np.logaddexp.reduce(logits, axis=1)[:, None])
 
 
 def test_several_are_weighed_against_one_and_an_even_background_against_a_textured_one():

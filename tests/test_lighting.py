@@ -5,7 +5,16 @@ import numpy as np
 import pytest
 
 from curate.foreground import to_lab
-from curate.lighting import blockiness, clipped, edge_blur, highlight, light_field, middle, white_point
+from curate.lighting import (
+    blockiness,
+    clipped,
+    edge_blur,
+    highlight,
+    lies_on_all,
+    light_field,
+    middle,
+    white_point,
+)
 
 
 def scene(side: int = 128) -> np.ndarray:
@@ -89,6 +98,37 @@ def test_what_holds_much_grey_has_no_cast_though_it_has_no_highlight():
     grey = np.full((64, 64, 3), 120, np.uint8)
     grey[:40] = (150, 100, 60)
     assert white_point_of(grey) == 0
+
+
+def stone_before(ground: tuple[int, int, int], stone: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """A stone of one colour in the middle of a ground of another, of levels 60 to 100 % of them; and its mask."""
+    mask = np.zeros((96, 128), bool)
+    mask[20:76, 30:98] = True
+    grain = np.random.default_rng(0).uniform(0.6, 1, (96, 128, 1))
+    return (np.where(mask[..., None], stone, ground) * grain).astype(np.uint8), mask
+
+
+@pytest.mark.parametrize("gains", [(1.3, 1, 0.7), (0.7, 1, 1.3), (0.8, 1.2, 0.8)])
+def test_a_cast_lies_on_the_stone_and_on_what_is_around_it(gains):
+    picture, mask = stone_before((180, 180, 180), (110, 108, 104))
+    assert lies_on_all(multiplied(picture, np.array(gains)), mask)
+    assert lies_on_all(multiplied(picture, np.array(gains)), np.ones_like(mask))
+
+
+def test_a_brown_stone_on_blue_paper_and_a_grey_one_on_brown_ground_have_no_cast():
+    assert not lies_on_all(*stone_before((150, 168, 184), (150, 100, 60)))
+    assert not lies_on_all(*stone_before((200, 150, 110), (112, 110, 116)))
+
+
+def test_a_yellow_that_red_and_green_share_is_no_lamp():
+    picture, mask = stone_before((160, 170, 95), (165, 170, 90))  # olivine on moss
+    assert not lies_on_all(picture, np.ones_like(mask))
+    assert lies_on_all(*stone_before((190, 150, 105), (185, 140, 100)))  # a tungsten lamp
+
+
+@pytest.mark.parametrize("level", [0, 255])
+def test_black_and_burnt_pictures_tell_nothing_of_the_light(level):
+    assert lies_on_all(np.full((40, 50, 3), level, np.uint8), np.ones((40, 50), bool))
 
 
 @pytest.mark.parametrize("sigma", [1.5, 2.0, 3.0])

@@ -17,7 +17,7 @@ def asked(queue: LiveQueue, *wanted: object, **more: object) -> list[str]:
 
 
 def test_it_begins_in_the_order_of_the_table_and_follows_the_screen():
-    table = balanced()
+    table = balanced().astype({"balance_round": "Int64"})  # as a manifest is read
     assert LiveQueue(table).waiting("oak", 9) == review_queue(table, pd.DataFrame())["image_id"].tolist()
     new = balanced(reject_probability=[np.nan] * 6).drop(columns="balance_round")
     queue = LiveQueue(new)

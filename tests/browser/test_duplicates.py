@@ -8,11 +8,12 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from curate.decide import apply_decisions
 from curate.dedup import find_copies
 from curate.duplicates import mark_duplicates
 from curate.images import inspect
 from curate.ledger import Decision, Ledger
-from curate.manifest import write_manifest
+from curate.manifest import read_manifest, write_manifest
 from tests.pictures import jpeg
 
 pytestmark = pytest.mark.browser
@@ -267,6 +268,20 @@ def test_pages_and_kinds_and_what_is_judged_stays_until_one_moves_on(tab, copies
     tab.locator(".kinds button", has_text="Label conflicts").click()
     tab.wait_for_selector(f'{READY}[data-page="conflict 0"]')
     assert tab.locator(".group").count() == 1
+
+
+def test_another_copy_is_kept_and_the_next_search_for_copies_follows(tab, own_copies, tmp_path):
+    """`small` of `large`, `small`, `middle` is to stay, though it has the fewest pixels."""
+    open_page(tab, own_copies)
+    card = tab.locator(".image", has=tab.locator("code", has_text="small"))
+    card.get_by_role("button", name="Keep this one").click()
+    said(card, "saved: accepted, by you")
+    settled(tab)
+    manifest = read_manifest(tmp_path / "audited.csv")
+    with Ledger(own_copies.ledger) as ledger:
+        decided = apply_decisions(manifest, ledger.standing())
+    again = mark_duplicates(decided, find_copies(decided, tmp_path / "data")).set_index("image_id")
+    assert again.loc[["small", "large", "middle"], "status"].tolist() == ["accepted", "duplicate", "duplicate"]
 
 
 def test_the_page_is_reached_from_the_review_and_keeps_its_place(tab, copies):

@@ -2,13 +2,17 @@
 
 import signal
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from curate.cli import main
 from curate.ledger import Ledger
 from curate.manifest import read_manifest
+from curate.screen import see
+from curate.spaces import keep_space
 from curate.words import REASONS
+from tests.browser.conftest import make_data
 
 pytestmark = pytest.mark.browser
 READY = '.review[data-ready="true"]'
@@ -322,3 +326,36 @@ def test_the_guide_is_shown_to_whoever_comes_first_and_says_the_meaning_of_flags
     assert tab.locator(".guide").is_hidden()
     open_review(tab, server)
     assert tab.locator(".guide").is_hidden()
+
+
+def test_the_queue_follows_the_screen_without_a_jump(tab, tmp_path, serve):
+    """Rejected is what granite looks like: the granites come first, behind the images that are shown already."""
+    make_data(tmp_path, 40)
+    table = read_manifest(tmp_path / "audited.csv")
+    granite = (table["label"] == "granite").to_numpy()
+    embeddings = np.random.default_rng(0).normal(0, 0.5, (40, 8)) + 4 * np.where(
+        granite[:, None], np.eye(8)[0], np.eye(8)[1]
+    )
+    keep_space(tmp_path / "data", table["image_id"], see(embeddings, table))
+    server = serve(tmp_path)
+    shown = open_review(tab, server)
+    for _ in range(16):
+        shown = press(tab, "1" if tab.locator(".label").text_content() == "granite" else "a", shown)
+    tab.locator(".why h2").wait_for()
+    labels = []
+    for _ in range(10):
+        labels.append(tab.locator(".label").text_content())
+        shown = press(tab, "s", shown)
+    assert labels[4:] == ["granite"] * 6
+
+
+def test_it_stays_inside_a_tablet(tab, server):
+    for width, height in ((820, 1180), (1180, 820)):
+        tab.set_viewport_size({"width": width, "height": height})
+        open_review(tab, server)
+        assert tab.locator(".review").evaluate("e => e.scrollWidth <= e.clientWidth")
+        for part in (".photo", ".accept", ".skip", ".to-grid"):
+            box = tab.locator(part).bounding_box()
+            assert box["x"] >= 0
+            assert box["x"] + box["width"] <= width
+            assert box["y"] + box["height"] <= height
