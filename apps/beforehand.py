@@ -1,9 +1,9 @@
 """Thumbnails and overlays made before anybody asks: a quiet thread that steps back while the server is busy."""
 
-import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import chain
 from pathlib import Path
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -12,6 +12,7 @@ from apps.pictures import (
     heatmap_name,
     make_overlay,
     make_thumbnail,
+    overlay_name,
     predicted_heatmap_name,
     thumbnail_name,
 )
@@ -19,6 +20,7 @@ from curate.errors import CurateError
 from curate.store import ImageError
 
 QUIET_S = 0.3  # without a request or a message of a page, before the next picture is made
+LOOKED_AT = 500  # images that are looked at for what is missing before it steps back
 LONGEST_WAIT_S = 1.0  # for that: a server that is never quiet still gets a picture a second
 
 
@@ -61,7 +63,7 @@ class Beforehand:
     It waits for pauses and has no lower priority: on a busy machine a thread that is put off while it holds Python's
     lock holds up every request (12 ms instead of 3 for an image, where this costs nothing that can be measured).
 
-    `made` counts pictures, `failed` images of which one cannot be made: missing, damaged, outside the data root.
+    `made` counts pictures.
     """
 
     def __init__(
@@ -78,7 +80,13 @@ class Beforehand:
         self._root, self._file_names, self._first, self._activity = root, file_names, first, activity
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="pictures beforehand", daemon=True)
-        self.made = self.failed = 0
+        self.made = 0
+        self._failed: set[str] = set()
+
+    @property
+    def failed(self) -> int:
+        """Images of which a picture cannot be made: missing, damaged, outside the data root."""
+        return len(self._failed)
 
     def start(self) -> None:
         """Begin."""
@@ -103,16 +111,18 @@ class Beforehand:
             if not self._make(image_id):
                 return  # the disk takes nothing: whoever asks gets it made for himself
 
-    def _missing(self) -> Iterable[str]:
+    def _missing(self) -> Iterator[str]:
         """Images without a thumbnail, or with a heatmap that has no overlay of the same moment."""
-        thumbnails = _stamps(self._root / thumbnail_name("x"))
-        heatmaps = _stamps(self._root / heatmap_name("x"))
-        overlays = _stamps(self._root / "cache/overlays/x")
-        for image_id in dict.fromkeys([*self._first(), *self._file_names]):
-            heats = [Path(name(image_id)).name for name in (heatmap_name, predicted_heatmap_name)]
-            stale = any(heat in heatmaps and overlays.get(heat) != heatmaps[heat] for heat in heats)
-            if image_id in self._file_names and (stale or Path(thumbnail_name(image_id)).name not in thumbnails):
+        for n, image_id in enumerate(chain(self._first(), self._file_names)):
+            if n % LOOKED_AT == 0:
+                self._let_others_go_first()
+            if image_id in self._file_names and image_id not in self._failed and self._lacks(image_id):
                 yield image_id
+
+    def _lacks(self, image_id: str) -> bool:
+        heats = [name(image_id) for name in (heatmap_name, predicted_heatmap_name)]
+        stale = (_stamp(self._root / heat) not in (0, _stamp(self._root / overlay_name(heat))) for heat in heats)
+        return not _stamp(self._root / thumbnail_name(image_id)) or any(stale)
 
     def _make(self, image_id: str) -> bool:
         """One image's pictures; whether they could be kept."""
@@ -124,7 +134,7 @@ class Beforehand:
                     make_overlay(self._root, heat)
                     self.made += 1
         except (CurateError, ImageError, OSError):
-            self.failed += 1
+            self._failed.add(image_id)
             return True
         return (self._root / thumbnail_name(image_id)).is_file()
 
@@ -135,10 +145,9 @@ class Beforehand:
                 return
 
 
-def _stamps(file: Path) -> dict[str, int]:
-    """Modification time, in ns, of each file that lies beside this one, by name."""
+def _stamp(file: Path) -> int:
+    """Modification time in ns; 0 where there is no file."""
     try:
-        with os.scandir(file.parent) as entries:
-            return {entry.name: entry.stat().st_mtime_ns for entry in entries if not entry.name.startswith(".")}
-    except (FileNotFoundError, NotADirectoryError):
-        return {}
+        return file.stat().st_mtime_ns
+    except OSError:
+        return 0

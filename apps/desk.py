@@ -3,6 +3,7 @@
 import hashlib
 import threading
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -69,11 +70,11 @@ class Desk:
         self.ledger = Ledger(ledger)
         self.recipe, self.runs = recipe, runs
         self.labels = sorted(set(self.manifest["label"]))
-        self.file_names = dict(zip(self.manifest["image_id"], self.manifest["file_name"], strict=True))
         self.shared = False  # whether others than the person at this machine may come: each must give a name then
-        self.items = Items(self.manifest, root)
         self.facets = Facets(self.manifest)
         self._queue = LiveQueue(self.manifest, target, what)
+        self.items = Items(self.manifest, root, self._queue.row)
+        self.file_names = dict(zip(self._queue.row, self.manifest["file_name"], strict=True))
         self._leases = Leases(self.ledger)
         self._judged = JudgedPairs()
         self._known = Known(self.name, self._queue.row, self.labels, self._find, self._batch)
@@ -202,13 +203,20 @@ class Desk:
             "groups": groups,
         }
 
+    def waiting(self) -> list[str]:
+        """The images that wait for a decision, in the order in which they are shown at first."""
+        with self._lock:
+            return self._queue.waiting(None, len(self._queue.row))
+
     def store_of(self, reviewer: str) -> str:
         """Names the outbox that a reviewer's browser keeps for this manifest and ledger."""
         whose = f"{reviewer}\0{self.path.resolve()}\0{self.ledger.where}"
         return hashlib.sha256(whose.encode()).hexdigest()[:16]
 
     def close(self) -> None:
-        """Give the ledger's connections back."""
+        """Learn nothing more, and give the ledger's connections back."""
+        if self._screen:
+            self._screen.close()
         self.ledger.close()
 
     def _rows(self, asked: dict[str, Any], reviewer: str) -> tuple[Wanted, list[int], int]:
@@ -223,7 +231,7 @@ class Desk:
             kept = held if asked_before == signature else []
             first = [row for row in kept if (found == row).any() and not self._queue.set_aside(row)]
             rest = (row for row in found if row not in first)
-            queue = (self._queue.image_ids[row] for row in (*first, *rest))
+            queue = (self._queue.image_ids[row] for row in chain(first, rest))
             image_ids, news = self._leases.take(queue, reviewer, WINDOW, len(found))
             if not news:
                 break

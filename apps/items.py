@@ -1,6 +1,7 @@
 """What the pages say of one image: text as it is in the manifest."""
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,9 @@ _MODEL = ("predicted", "label_probability", "reject_probability", "suspicion")
 class Items:
     """The facts of the images of a manifest, made when they are asked for."""
 
-    def __init__(self, manifest: pd.DataFrame, root: Path) -> None:
-        self._manifest, self._root = manifest, root
-        self._row = {image_id: row for row, image_id in enumerate(manifest["image_id"])}
+    def __init__(self, manifest: pd.DataFrame, root: Path, row: Mapping[str, int]) -> None:
+        """`row` finds an image_id in the manifest."""
+        self._manifest, self._root, self._row = manifest, root, row
         self._made: dict[str, dict[str, Any]] = {}
 
     def of(self, image_id: str) -> dict[str, Any]:

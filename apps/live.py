@@ -1,13 +1,16 @@
 """The screen at work while the reviewer decides: refitted in a thread of its own, after every few decisions."""
 
 import threading
+import time
 from collections.abc import Callable
 
 import numpy as np
 
+from apps.memory import give_back
 from curate.screen import Opinion, Space, Why, explain, learn
 
 EVERY = 5  # new decisions after which it learns again
+REST = 9  # times as long as it learnt, so that it takes a tenth of one processor at most, however large the data set
 
 
 class LiveScreen:
@@ -20,6 +23,7 @@ class LiveScreen:
         self._new = 0
         self._worker: threading.Thread | None = None
         self._opinion: Opinion | None = None
+        self._ended = threading.Event()
 
     def decided(self, row: int, rejected: bool | None, reason: str) -> None:
         """Note the verdict in force for a row; None: there is none (any more)."""
@@ -41,6 +45,10 @@ class LiveScreen:
         if self._worker:
             self._worker.join()
 
+    def close(self) -> None:
+        """Learn nothing more."""
+        self._ended.set()
+
     def probability(self, row: int) -> float | None:
         """That the reviewer would reject this image, by the last opinion; None before there is one."""
         return None if self._opinion is None else float(self._opinion.probability[row])
@@ -58,8 +66,11 @@ class LiveScreen:
 
     def _learn(self) -> None:
         """Until nothing is new: decisions come in meanwhile."""
-        while self._new >= EVERY:
+        while self._new >= EVERY and not self._ended.is_set():
             self._new = 0
+            began = time.thread_time()
             self._opinion = learn(self._space, self._rejected.copy(), self._reasons.copy())
             if self._opinion is not None:
                 self._learnt(self._opinion)
+            give_back()
+            self._ended.wait(REST * (time.thread_time() - began))

@@ -145,7 +145,12 @@ def make_overlay(root: Path, heatmap: str) -> bytes:
             image.load()
             return _png(heat_overlay(image.convert("L")))
 
-    return kept(root, f"cache/overlays/{Path(heatmap).name}", make, made_of=path)
+    return kept(root, overlay_name(heatmap), make, made_of=path)
+
+
+def overlay_name(heatmap: str) -> str:
+    """Where the overlay of a heatmap is kept."""
+    return f"cache/overlays/{Path(heatmap).name}"
 
 
 def heat_overlay(heat: Image.Image) -> Image.Image:

@@ -2,9 +2,8 @@
 
 import socket
 import webbrowser
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
-from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
@@ -20,9 +19,9 @@ from streamlit.web.server.starlette import App
 from apps.beforehand import Activity, Beforehand, Watched
 from apps.desk import Desk, open_desk
 from apps.door import Door, LoginDoor, login_host, login_origin, login_providers, token_for
+from apps.memory import frugal, give_back
 from apps.pictures import SecurityHeaders, picture_routes
 from curate.errors import CurateError
-from curate.queue import review_queue
 from curate.recipe import Recipe
 from curate.screen import Next
 
@@ -81,7 +80,9 @@ def serve(
     load_config_options(settings(host, port))  # before anything of Streamlit is asked, which would read files alone
     login = login_providers()
     token = token_for(token, needed=not (is_loopback(host) or login))
+    frugal()
     desk = Desk(manifest, root, ledger, target=target, reviewer=reviewer, what=what, recipe=recipe, runs=runs)
+    give_back()
     try:
         _require_free(host, port)
         desk.shared = not is_loopback(host)
@@ -89,8 +90,7 @@ def serve(
             typer.echo(warning(host, token, login), err=True)
         url = address(host, port) + (f"/?token={quote(token, safe='')}" if token else "")
         with suppress(KeyboardInterrupt):
-            first = partial(waiting, desk, what)
-            app = build_app(desk, host, token=token, login=login, url=url, first=first, open_browser=open_browser)
+            app = build_app(desk, host, token=token, login=login, url=url, open_browser=open_browser)
             app.run(config=settings(host, port, login_host()))
         typer.echo("stopped; every decision shown as saved is in the ledger.")
     finally:
@@ -104,7 +104,6 @@ def build_app(
     token: str = "",
     login: Sequence[str] = (),
     url: str = "",
-    first: Callable[[], Iterable[str]] = tuple,
     open_browser: bool = False,
 ) -> App:
     """The ASGI application: Streamlit's pages, our pictures, whom it lets in, and the hosts it answers to.
@@ -115,7 +114,6 @@ def build_app(
         token: asked of everybody; empty: of nobody.
         login: providers of the login, if one is configured.
         url: said when it listens, after which it makes pictures beforehand; empty: neither.
-        first: the images whose pictures are made first.
         open_browser: whether to open the url.
     """
     activity = Activity()
@@ -125,8 +123,9 @@ def build_app(
         typer.echo(f"review {desk.name} as {desk.reviewer}: {url}  (Ctrl-C stops)")
         if open_browser:
             webbrowser.open(url)
-        pictures = Beforehand(desk.root, desk.file_names, first, activity)
+        pictures = Beforehand(desk.root, desk.file_names, desk.waiting, activity)
         pictures.start()
+        give_back()
         yield
         pictures.close()
 
@@ -146,11 +145,6 @@ def build_app(
         ],
         lifespan=announce if url else None,
     )
-
-
-def waiting(desk: Desk, what: Next | None) -> list[str]:
-    """The images that wait for a decision, in the order in which they are shown at first."""
-    return review_queue(desk.manifest, desk.ledger.standing(), target=desk.target, what=what)["image_id"].tolist()
 
 
 def warning(host: str, token: str, login: Sequence[str]) -> str:

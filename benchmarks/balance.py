@@ -7,8 +7,8 @@ runs the commands as a person would: scrape, dedup, audit; a few decisions a cla
 which fetches what is missing; then the reviewer judges what the app shows until each class is full, and balances again.
 Readmitted are accepted images that were rejected once, or are verified copies of one that was.
 
-The measures that come with DeepRock were fitted on the photos of the default folder: on these the run shows that the loop
-works, not how well it does on other photos. Give `--photos` and `--truth` for that.
+The measures that come with DeepRock were fitted on the photos of the default folder: on these the run shows that the
+loop works, not how well it does on other photos. Give `--photos` and `--truth` for that.
 """
 
 import argparse

@@ -8,8 +8,8 @@ class at a time, those that look surest to be good, so that the classes fill soo
 rest is left to it. Some keepers that no doubt attaches to are held back from the search: the test set of the training
 before and after, together with the photos of another source where a class has them (web2/<class>/).
 
-The measures that come with DeepRock were fitted on the photos of the default folder: on these the run shows that the loop
-works, not how well it does on other photos. Give `--photos` and `--truth` for that.
+The measures that come with DeepRock were fitted on the photos of the default folder: on these the run shows that the
+loop works, not how well it does on other photos. Give `--photos` and `--truth` for that.
 """
 
 import argparse

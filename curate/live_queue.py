@@ -50,7 +50,9 @@ class LiveQueue:
         self._copies = conflicting_copies(manifest)
         self.image_ids = manifest["image_id"].to_numpy()
         self.row = {image_id: row for row, image_id in enumerate(self.image_ids)}
-        self._given = list(zip(manifest["label"], manifest["status"], strict=True))
+        pairs: dict[tuple[str, str], tuple[str, str]] = {}  # few, shared by all rows
+        given = zip(manifest["label"], manifest["status"], strict=True)
+        self._given = [pairs.setdefault(pair, pair) for pair in given]
         self._past: dict[str, Decision] = {}  # by decision_id, oldest first
         self._number: dict[str, int] = {}
         self._by: defaultdict[str, list[Decision]] = defaultdict(list)  # reviewer -> decisions
