@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 BENCHMARKS := demo scrape balance decode duplicates_scale artifacts planted screen review_effort shortcuts \
 	curation_gain audit real_photos review
 
-.PHONY: demo test lint bench peers clean
+.PHONY: demo test lint bench peers screenshots clean
 
 $(VENV)/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -17,6 +17,9 @@ demo: $(VENV)/ready  ## the whole loop, offline, on rendered pictures
 
 test: lint chromium postgresql  ## lint, types and every test
 	$(BIN)/python -m pytest
+
+screenshots: $(VENV)/ready chromium  ## the pictures of the app in docs/, from what `make demo` left
+	$(BIN)/python docs/screenshots.py
 
 lint: $(VENV)/ready
 	$(BIN)/ruff check .

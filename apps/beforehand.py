@@ -19,9 +19,9 @@ from apps.pictures import (
 from curate.errors import CurateError
 from curate.store import ImageError
 
-QUIET_S = 0.3  # without a request or a message of a page, before the next picture is made
+QUIET_S = 1.0  # without a request or a message of a page, before the next picture is made
 LOOKED_AT = 500  # images that are looked at for what is missing before it steps back
-LONGEST_WAIT_S = 1.0  # for that: a server that is never quiet still gets a picture a second
+LONGEST_WAIT_S = 5.0  # for that: a server that is never quiet still gets a picture now and then
 
 
 class Activity:

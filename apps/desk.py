@@ -71,13 +71,14 @@ class Desk:
         self.recipe, self.runs = recipe, runs
         self.labels = sorted(set(self.manifest["label"]))
         self.shared = False  # whether others than the person at this machine may come: each must give a name then
+        self.login: list[str] = []  # providers of the login, where one is configured
         self.facets = Facets(self.manifest)
         self._queue = LiveQueue(self.manifest, target, what)
         self.items = Items(self.manifest, root, self._queue.row)
         self.file_names = dict(zip(self._queue.row, self.manifest["file_name"], strict=True))
         self._leases = Leases(self.ledger)
         self._judged = JudgedPairs()
-        self._known = Known(self.name, self._queue.row, self.labels, self._find, self._batch)
+        self._known = Known(self.name, self._queue.row, self.labels, self._find, self._batch, self._queue.judged_since)
         self._copies: Copies | None = None
         space = kept_space(root, self.manifest["image_id"])
         self._screen = LiveScreen(space, self._rerank) if space else None
@@ -86,8 +87,6 @@ class Desk:
         self._read_up_to = 0
         self._lock = threading.Lock()
         self._catch_up()
-        if self._screen:
-            self._screen.learn_soon()
 
     def take(self, events: list[Any], reviewer: str = "") -> dict[str, Any]:
         """Write an outbox of the browser into the ledger: what may be forgotten there, and what may not.
@@ -115,9 +114,6 @@ class Desk:
                 self.ledger.decide(good.values())
             except (CurateError, sa.exc.SQLAlchemyError) as error:
                 return {"acked": [], "refused": refused, "error": f"the ledger did not take it: {error}"[:300]}
-            self._catch_up()
-            if self._screen:
-                self._screen.learn_soon()
         return {"acked": list(dict.fromkeys(taken)), "refused": refused, "error": ""}
 
     def view(self, asked: dict[str, Any], reviewer: str = "") -> dict[str, Any]:
@@ -151,14 +147,13 @@ class Desk:
             self._catch_up()
             want = wanted(asked, self.labels)
             found = self._queue.select(want, self.facets.among(asked))
-            others = self._leases.others(reviewer) if want.status == "waiting" else {}
+            others = self._leases.others(reviewer) if want.status in ("waiting", None) else {}
             found = found[~np.isin(found, [self._queue.row[i] for i in others if i in self._queue.row])]
             pages = max(1, -(-len(found) // PAGE))
             page = min(max(asked["page"], 0), pages - 1) if isinstance(asked.get("page"), int) else 0
             keys = [k for k in asked.get("keys") or [] if isinstance(k, str) and k in self._queue.row][:PAGE]
             rows = [self._queue.row[k] for k in keys] or found[page * PAGE : (page + 1) * PAGE].tolist()
-            if want.status == "waiting":
-                rows = self._not_taken(rows, reviewer)
+            rows = self._not_taken(rows, reviewer)
             return {
                 **self._frame(want, reviewer),
                 "page": page,
@@ -224,7 +219,7 @@ class Desk:
         want, among = wanted(asked, self.labels), self.facets.among(asked)
         found = self._queue.select(want, among)
         if want.status != "waiting":
-            return want, found[:WINDOW].tolist(), len(found)
+            return want, self._not_taken(found[:WINDOW].tolist(), reviewer), len(found)
         signature = (want, *(asked.get(facet) for facet in self.facets.choices()))
         asked_before, held = self._held.get(reviewer, (None, []))
         for _ in range(3):
@@ -347,6 +342,8 @@ class Desk:
                 self._queue.add(decision)
                 self._teach(decision.image_id)
             self._read_up_to = position
+        if self._screen:
+            self._screen.learn_soon()
 
     def _teach(self, image_id: str) -> None:
         if self._screen and image_id in self._queue.row:

@@ -4,7 +4,7 @@ import hashlib
 import hmac
 import json
 import secrets
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 
@@ -156,9 +156,8 @@ def logged_in(cookies: Mapping[str, str]) -> bool:
     return isinstance(said, dict) and said.get("is_logged_in") is True and bool(origin) and said.get("origin") == origin
 
 
-def require_login() -> None:
-    """On a page of Streamlit: the login and nothing else, until somebody is logged in, where a login is configured."""
-    providers = login_providers()
+def require_login(providers: Sequence[str]) -> None:
+    """On a page of Streamlit: the login and nothing else until somebody is logged in; no providers: none is needed."""
     if not providers or st.user.to_dict().get("is_logged_in") is True:
         return
     st.subheader("Log in to review")

@@ -21,9 +21,8 @@ function open(root) {
   let data, outbox, sent, attempt = Date.now(), asked = {}, drawn, compared, opener;
 
   function update(fresh, setStateValue) {
-    const reviewer = reviewerHere(fresh);
-    sent = (events) => setStateValue("outbox", { attempt: ++attempt, reviewer, ...asked, events });
-    if (reviewer && reviewer !== fresh.reviewer) return sent([]); // the server does not know yet who sits here
+    sent = (events) => setStateValue("outbox", { attempt: ++attempt, reviewer: speaker(data ?? fresh, events), ...asked, events });
+    if (reviewerHere(fresh) && !fresh.asked) return sent([]); // the server does not know yet who sits here
     const first = !data;
     data = fresh;
     if (first) start();

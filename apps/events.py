@@ -23,6 +23,7 @@ class Known(NamedTuple):
         labels: the classes there are.
         find: a decision by its id.
         batch: the decisions in force of a reviewer that were made in one step, by the step's id.
+        judged_since: who else judged an image after a decision of this number (`LiveQueue.number`); empty: nobody.
     """
 
     manifest: str
@@ -30,6 +31,7 @@ class Known(NamedTuple):
     labels: list[str]
     find: Callable[[str], Decision | None]
     batch: Callable[[str, str], list[Decision] | None]
+    judged_since: Callable[[str, int, str], str] = lambda image_id, number, reviewer: ""
 
 
 def decisions_of(event: Any, earlier: Mapping[str, Decision], reviewer: str, known: Known) -> list[Decision]:
@@ -38,7 +40,8 @@ def decisions_of(event: Any, earlier: Mapping[str, Decision], reviewer: str, kno
     The same event gives the same decisions, with the same ids, however often it comes.
 
     Args:
-        event: `id` (a UUID), `image_id`, `verdict`, and `reason`, `label`, `other`, `undoes` or `batch`.
+        event: `id` (a UUID), `image_id`, `verdict`, and `reason`, `label`, `other`, `undoes` or `batch`; `seen`, the
+            number of the last decision that the browser knew of.
         earlier: decisions of the same outbox, by their ids.
         reviewer: who decides.
         known: of the manifest under review.
@@ -50,6 +53,8 @@ def decisions_of(event: Any, earlier: Mapping[str, Decision], reviewer: str, kno
         raise CurateError("not a decision.")
     if not _UUID.fullmatch(event.get("id") or "") or not _UUID.fullmatch(event.get("batch") or event["id"]):
         raise CurateError(f"{event.get('id')!r} or its batch is no UUID.")
+    if taken := known.find(event["id"]):
+        return [taken]  # it came before, and its answer was lost
     if event.get("verdict") == "undo" and event.get("batch"):
         return _undo_batch(event, earlier, reviewer, known)
     return [_decision(event, earlier, reviewer, known)]
@@ -62,6 +67,7 @@ def _decision(event: dict[str, Any], earlier: Mapping[str, Decision], reviewer: 
     if verdict not in (*JUDGED, "skip", *PAIR_VERDICTS, "undo"):
         raise CurateError(f"verdict {verdict!r} is unknown.")
     _require_known_words(event, known)
+    _require_unjudged(event, reviewer, known)
     if verdict == "undo":
         taken_back = earlier.get(undoes or "") or known.find(undoes or "")
         if not taken_back or (taken_back.reviewer, taken_back.image_id) != (reviewer, image_id):
@@ -97,6 +103,15 @@ def _undo_batch(event: dict[str, Any], earlier: Mapping[str, Decision], reviewer
         )
         for decision in step.values()
     ]
+
+
+def _require_unjudged(event: dict[str, Any], reviewer: str, known: Known) -> None:
+    """Refuse a verdict on an image that another judged since the browser heard of it: its reviewer cannot know."""
+    seen = event.get("seen")
+    if event["verdict"] in JUDGED and isinstance(seen, int):
+        other = known.judged_since(event["image_id"], seen, reviewer)
+        if other:
+            raise CurateError(f"{other} has judged this image meanwhile; look at it again to say otherwise.")
 
 
 def _require_known_words(event: dict[str, Any], known: Known) -> None:

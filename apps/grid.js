@@ -16,13 +16,14 @@ function open(root) {
   let data, filters, chooser, outbox, sent, attempt = Date.now(), asked = {}, drawn, active, anchor, confirmed;
 
   function update(fresh, setStateValue) {
-    sent = (events) => setStateValue("outbox", { attempt: ++attempt, reviewer: reviewerHere(fresh), ...filters.wanted, ...asked, events });
+    sent = (events) => setStateValue("outbox", { attempt: ++attempt, reviewer: speaker(data ?? fresh, events), ...filters.wanted, ...asked, events });
     if (!filters) start(fresh);
     if (!fresh.tiles) return; // the server does not know yet who sits here, and has been told
     if (data?.store !== fresh.store) outbox = new Outbox(fresh.store, (events) => sent(events));
     if (data?.store !== fresh.store && outbox.size) outbox.send();
     data = fresh;
     for (const why of outbox.answered(data)) say(`Not taken: ${why}`);
+    if (renamed(data, outbox)) turn(0);
     filters.show(data);
     const all = asked.all && !data.all.length; // still asked for
     for (const id of data.all) selected.add(id);
@@ -207,7 +208,7 @@ function open(root) {
   function put(ids, verdict, extra) {
     const batch = ids.length > 1 ? { batch: uuid() } : {};
     selected.clear();
-    outbox.put(...ids.map((image_id) => ({ image_id, verdict, ...extra, ...batch })));
+    outbox.put(...ids.map((image_id) => ({ image_id, verdict, seen: data.number, ...extra, ...batch })));
     say(`${DONE[verdict]} ${ids.length === 1 ? "one image" : `${ids.length} images`}${extra.reason ? ": " + words(extra.reason) : ""}`);
     if (ids.length === 1 && ids[0] === active) step(1, false);
     if ($(".large").open) enlarge(active);

@@ -5,9 +5,10 @@ import time
 from collections.abc import Callable
 
 import numpy as np
+from scipy.sparse import csr_matrix
 
 from apps.memory import give_back
-from curate.screen import Opinion, Space, Why, explain, learn
+from curate.screen import Opinion, Space, Why, explain, graph_of, learn
 
 EVERY = 5  # new decisions after which it learns again
 REST = 9  # times as long as it learnt, so that it takes a tenth of one processor at most, however large the data set
@@ -23,6 +24,8 @@ class LiveScreen:
         self._new = 0
         self._worker: threading.Thread | None = None
         self._opinion: Opinion | None = None
+        self._graph: csr_matrix | None = None  # made when it learns first
+        self._whys: dict[int, Why] = {}  # of this opinion, by row: a page asks again at each key
         self._ended = threading.Event()
 
     def decided(self, row: int, rejected: bool | None, reason: str) -> None:
@@ -54,11 +57,14 @@ class LiveScreen:
         return None if self._opinion is None else float(self._opinion.probability[row])
 
     def why(self, row: int) -> Why | None:
-        """Why it thinks so."""
-        others = np.flatnonzero(np.isfinite(self._rejected))
-        if self._opinion is None or not self._space.usable[row]:
+        """Why it thinks so: by what was decided when it was asked first."""
+        opinion, whys = self._opinion, self._whys
+        if opinion is None or not self._space.usable[row]:
             return None
-        return explain(self._space, self._opinion, row, others[others != row])
+        if row not in whys:
+            others = np.flatnonzero(np.isfinite(self._rejected))
+            whys[row] = explain(self._space, opinion, row, others[others != row])
+        return whys[row]
 
     def rejected(self, row: int) -> bool:
         """Whether a decided row was rejected."""
@@ -69,7 +75,9 @@ class LiveScreen:
         while self._new >= EVERY and not self._ended.is_set():
             self._new = 0
             began = time.thread_time()
-            self._opinion = learn(self._space, self._rejected.copy(), self._reasons.copy())
+            self._graph = graph_of(self._space) if self._graph is None else self._graph
+            self._opinion = learn(self._space, self._rejected.copy(), self._reasons.copy(), self._graph)
+            self._whys = {}
             if self._opinion is not None:
                 self._learnt(self._opinion)
             give_back()

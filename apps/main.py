@@ -6,12 +6,13 @@ import streamlit as st
 from PIL import Image
 
 from apps import classes, contribute, duplicates, grid, help, identify, review, second_opinion, shortcuts
+from apps.desk import current_desk
 from apps.door import require_login
 
 ICON = Image.new("RGB", (32, 32), "#2f6f62")  # drawn here: an emoji or a named icon is fetched from a font server
 
 st.set_page_config(page_title="DeepRock review", page_icon=ICON, layout="wide")
-require_login()
+require_login(current_desk().login)
 st.html(Path(__file__).with_name("frame.css"))
 st.navigation(
     [

@@ -18,13 +18,14 @@ function open(root) {
   let data, filters, chooser, outbox, sent, attempt = Date.now(), hold, shown, broken = false;
 
   function update(fresh, setStateValue) {
-    sent = (events) => setStateValue("outbox", { attempt: ++attempt, reviewer: reviewerHere(fresh), ...filters.wanted, events });
+    sent = (events) => setStateValue("outbox", { attempt: ++attempt, reviewer: speaker(data ?? fresh, events), ...filters.wanted, events });
     if (!filters) start(fresh);
     if (!fresh.window) return; // the server does not know yet who sits here, and has been told
     if (data?.store !== fresh.store) another(fresh.store);
     data = fresh;
     for (const item of [...data.recent.map((r) => r.item), ...data.window]) items.set(item.id, item);
     for (const why of outbox.answered(data)) say(`Not taken: ${why}`);
+    if (renamed(data, outbox)) sent([]);
     filters.show(data);
     show();
   }
@@ -61,7 +62,7 @@ function open(root) {
 
   // --- decisions ---------------------------------------------------------------------------------------------------
   function put(event) {
-    outbox.put(event);
+    outbox.put({ seen: data.number, ...event });
     read();
     show();
   }

@@ -22,7 +22,7 @@ function open(root) {
 
   function update(fresh, setStateValue) {
     if (fresh.store || !data?.store) data = fresh; // a server that was started again knows nothing at first
-    sent = (events) => setStateValue("outbox", { attempt: ++attempt, reviewer: reviewerHere(data), ...asked, events });
+    sent = (events) => setStateValue("outbox", { attempt: ++attempt, reviewer: speaker(data, events), ...asked, events });
     if (!asked) begin();
     if (!fresh.store) return nameless() ? unnamed() : outbox ? outbox.send() : sent([]); // who sits here, what is wanted
     if (outbox?.prefix !== `deeprock/${data.store}/`) outbox = openOutbox();

@@ -85,7 +85,7 @@ def serve(
     give_back()
     try:
         _require_free(host, port)
-        desk.shared = not is_loopback(host)
+        desk.shared, desk.login = not is_loopback(host), login
         if desk.shared:
             typer.echo(warning(host, token, login), err=True)
         url = address(host, port) + (f"/?token={quote(token, safe='')}" if token else "")

@@ -8,7 +8,8 @@ const BATCH = 200; // decisions sent at once
 class Outbox { // decisions, oldest first
   constructor(store, send) {
     this.prefix = `deeprock/${store}/`;
-    this.send = () => send(this.events.slice(0, BATCH));
+    this.deliver = send;
+    this.underWay = 0; // since when a message has no answer
     const keys = Object.keys(localStorage).filter((key) => key.startsWith(this.prefix));
     const left = keys.map((key) => JSON.parse(localStorage.getItem(key))).sort((a, b) => a.at - b.at);
     this.kept = new Map(left.map((event) => [event.id, event]));
@@ -16,6 +17,13 @@ class Outbox { // decisions, oldest first
 
   get size() { return this.kept.size; }
   get events() { return [...this.kept.values()]; }
+
+  send() { // one message at a time: a page that is asked again while it answers begins anew
+    this.due = Date.now() - this.underWay < RESEND_MS;
+    if (this.due) return;
+    this.underWay = Date.now();
+    this.deliver(this.events.slice(0, BATCH));
+  }
 
   put(...events) {
     let at = Math.max(Date.now(), ([...this.kept.values()].at(-1)?.at ?? 0) + 1);
@@ -29,7 +37,10 @@ class Outbox { // decisions, oldest first
 
   answered({ acked = [], refused = [] }) { // forgets what is settled; why the server did not take a decision, if so
     for (const id of acked) this.forget(id);
-    return refused.filter(({ id }) => this.forget(id)).map(({ why }) => why);
+    const reasons = refused.filter(({ id }) => this.forget(id)).map(({ why }) => why);
+    this.underWay = 0;
+    if (this.due) this.send();
+    return reasons;
   }
 
   forget(id) {
@@ -97,6 +108,14 @@ function actionOf(event) { // what a key means, if anything; not with Ctrl, Alt 
 
 // --- who sits here ------------------------------------------------------------------------------------------------------
 function reviewerHere(data) { return data.login ? "" : localRead("reviewer") ?? ""; }
+
+function speaker(data, events) { // decisions that wait are of whoever made them, whatever name was given since, here or in another tab
+  return events.length ? data.reviewer : reviewerHere(data);
+}
+
+function renamed(data, outbox) { // whether another name was given than the one that was asked for; not while decisions wait
+  return !outbox.size && reviewerHere(data) !== (data.asked?.reviewer ?? "");
+}
 
 function go(page) { // to another page of the app, without loading it anew where its link is in sight
   const link = document.querySelector(`a[href$="/${page}"]`);

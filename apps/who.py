@@ -30,6 +30,8 @@ def introduced(shown: dict[str, Any]) -> dict[str, Any]:
 
 def login_name() -> str:
     """The name or address of whoever is logged in; empty where no login is configured, or nobody is."""
+    if not current_desk().login:
+        return ""  # without asking Streamlit, which reads its secrets anew each time
     user = st.user.to_dict()
     if not user.get("is_logged_in"):
         return ""

@@ -145,6 +145,13 @@ class LiveQueue:
         """Whether an image was skipped."""
         return bool(self._set_aside[row])
 
+    def judged_since(self, image_id: str, number: int, reviewer: str) -> str:
+        """Who else's verdict of after a decision of that `number` stands for an image; empty: nobody's."""
+        standing = self.standing(image_id)
+        if not standing or standing.reviewer == reviewer or self._number[standing.decision_id] <= number:
+            return ""
+        return standing.reviewer
+
     def undoable(self, reviewer: str, limit: int) -> list[list[Decision]]:
         """The steps that a reviewer can take back, newest first; a step is one decision, or those of one batch.
 

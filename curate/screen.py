@@ -130,7 +130,9 @@ def see(embeddings: np.ndarray, table: pd.DataFrame) -> Space:
     return Space(usable, features, (*measured, "crowd_distance"), all_near, all_likeness)
 
 
-def learn(space: Space, rejected: np.ndarray, reasons: np.ndarray) -> Opinion | None:
+def learn(
+    space: Space, rejected: np.ndarray, reasons: np.ndarray, graph: scipy.sparse.csr_matrix | None = None
+) -> Opinion | None:
     """The screen's opinion after some decisions: well under a second for 10,000 images.
 
     Multinomial logistic regression tells the images kept from those rejected for each reason; its log-odds are spread
@@ -142,6 +144,7 @@ def learn(space: Space, rejected: np.ndarray, reasons: np.ndarray) -> Opinion | 
         space: of `see`.
         rejected: (n,) 1 rejected, 0 accepted, NaN undecided.
         reasons: (n,) the reason of a rejection; "" or missing where there is none.
+        graph: `graph_of(space)`, for who learns again and again; a fifth of the time, and most of the memory.
 
     Returns:
         None while there are fewer than five decisions of either kind.
@@ -151,7 +154,7 @@ def learn(space: Space, rejected: np.ndarray, reasons: np.ndarray) -> Opinion | 
     if np.bincount(verdicts, minlength=2).min() < LEAST_DECISIONS:
         return None
     kinds = np.where(verdicts == 0, KEEP, [reason if isinstance(reason, str) else "" for reason in reasons[decided]])
-    graph = _graph(space)
+    graph = graph_of(space) if graph is None else graph
     model = LogisticRegression(C=C, max_iter=1000, tol=1e-3).fit(space.features[decided], kinds)
     weights, biases = _by_kind(model)
     logits = space.features @ weights.T + biases
@@ -266,7 +269,7 @@ def _prior_of(space: Space) -> np.ndarray:
     return space.features[:, [column]] / PRIOR_WEIGHT
 
 
-def _graph(space: Space) -> scipy.sparse.csr_matrix:
+def graph_of(space: Space) -> scipy.sparse.csr_matrix:
     """The symmetric graph of nearest images, normalised by the degrees of both ends."""
     size, k = space.near.shape
     there = space.near >= 0

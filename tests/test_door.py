@@ -323,8 +323,8 @@ def test_a_login_that_cannot_work_is_said_at_the_start(secrets, monkeypatch):
 
 LOGIN_PAGE = """
 import streamlit as st
-from apps.door import require_login
-require_login()
+from apps.door import login_providers, require_login
+require_login(login_providers())
 st.text("the images")
 """
 

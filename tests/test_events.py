@@ -58,3 +58,18 @@ def test_what_of_a_step_was_undone_alone_or_by_another_stays_as_it_is(desk):
 
 def test_a_step_that_is_no_uuid_is_refused(desk):
     assert "no UUID" in desk.take([event("odd", "accept", batch="all")])["refused"][0]["why"]
+
+
+def test_what_another_judged_meanwhile_is_not_judged_over_unknowingly(desk):
+    seen = desk.view({})["number"]
+    desk.take([event("odd", "accept")], "bo")
+    late = {**event("odd", "reject", reason="overlay"), "seen": seen}
+    assert "bo has judged this image meanwhile" in desk.take([late])["refused"][0]["why"]
+    knowing = {**event("odd", "reject", reason="overlay"), "seen": desk.view({})["number"]}
+    assert desk.take([knowing])["acked"] == [knowing["id"]]
+    desk.take([event("odd", "accept")], "bo")
+    assert desk.take([knowing])["acked"] == [knowing["id"]], "sent again, as its answer was lost"
+    assert desk.ledger.standing()["reviewer"].tolist() == ["bo"]
+    desk.take([event("tie", "accept")])
+    own = {**event("tie", "reject", reason="overlay"), "seen": seen}
+    assert desk.take([own])["acked"] == [own["id"]], "one's own verdict is changed at will"

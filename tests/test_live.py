@@ -51,6 +51,7 @@ def decide(desk: Desk, rows: range) -> None:
         return {"id": str(uuid.uuid4()), "image_id": f"image{i}", **verdict}
 
     assert not desk.take([event(i) for i in rows])["error"]
+    desk.view({})
     desk._screen.wait()
 
 
@@ -117,7 +118,7 @@ def test_decisions_that_come_while_it_learns_are_learnt_too(monkeypatch):
     screen = LiveScreen(see(embeddings, pd.DataFrame(index=range(NUMBER))), lambda opinion: None)
     learnt = []
 
-    def slowly(space, rejected, reasons):
+    def slowly(space, rejected, reasons, graph):
         learnt.append(int(np.isfinite(rejected).sum()))
         for row in range(20, 30):
             screen.decided(row, bool(bad[row]), "")
