@@ -13,7 +13,7 @@ import sqlalchemy as sa
 import streamlit as st
 
 from apps.desk import Desk, current_desk
-from apps.who import who
+from apps.who import login_name
 from curate.archive import one_line
 from curate.collected import write_collected
 from curate.contribute import Progress, add
@@ -102,7 +102,7 @@ def _form(recipe: Recipe) -> Given | None:
             "Larger zips and folders: curate add."
         )
         label = st.selectbox("Class of all of them", recipe.labels, index=None, placeholder="Choose a class")
-        name = who({})
+        name = login_name() or current_desk().reviewer
         contributor = st.text_input("Name to credit", "" if name == NOBODY else name, max_chars=200)
         license = st.selectbox(
             "Licence they are given under",

@@ -166,13 +166,8 @@ class Desk:
 
     def introduction(self) -> dict[str, Any]:
         """What a page must know before it says who sits there and what is wanted."""
-        return {
-            "reviewer": self.reviewer,
-            "shared": self.shared,
-            "labels": self.labels,
-            "reasons": list(REASONS),
-            "choices": {"status": [*STATUSES, "all"], **self.facets.choices(), "order": list(ORDERS)},
-        }
+        choices = {"status": [*STATUSES, "all"], **self.facets.choices(), "order": list(ORDERS)}
+        return {**self.words(), "choices": choices}
 
     def copies(self, asked: dict[str, Any], reviewer: str = "") -> dict[str, Any]:
         """All that the page Duplicates shows; `asked` as in `Copies.page`. The first call reads what dedup found."""
@@ -186,6 +181,7 @@ class Desk:
             said_of_image, said_of_pair = partial(self._said_of_image, reviewer), partial(self._said_of_pair, reviewer)
             groups = [facts_of(part, said_of_image, said_of_pair) for part in page.parts]
         return {
+            **self.words(),
             "store": f"{self.store_of(reviewer)}-copies",  # an outbox of its own
             "reviewer": reviewer,
             "manifest": self.name,
@@ -243,11 +239,21 @@ class Desk:
         taken = set(waiting) - set(held)
         return [row for row in rows if self._queue.image_ids[row] not in taken]
 
+    def words(self) -> dict[str, Any]:
+        """What every answer to a page says."""
+        return {
+            "reviewer": self.reviewer,
+            "shared": self.shared,
+            "login": bool(self.login),
+            "labels": self.labels,
+            "reasons": list(REASONS),
+        }
+
     def _frame(self, want: Wanted, reviewer: str) -> dict[str, Any]:
         """What both views show beside the images."""
         steps = self._queue.undoable(reviewer, RECENT)
         return {
-            **self.introduction(),
+            **self.words(),
             "store": self.store_of(reviewer),
             "reviewer": reviewer,
             "label": want.label,

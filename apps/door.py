@@ -143,6 +143,11 @@ def login_host() -> list[str]:
 
 def logged_in(cookies: Mapping[str, str]) -> bool:
     """Whether the cookies of a request hold a login that Streamlit signed for this address and that is still valid."""
+    return bool(login_of(cookies))
+
+
+def login_of(cookies: Mapping[str, str]) -> dict[str, Any]:
+    """What the provider said of whoever is logged in by these cookies; {} where nobody is."""
 
     def signed(name: str) -> bytes | None:
         return decode_signed_value(get_cookie_secret(), name, cookies.get(name, "").encode("latin-1", "replace"))
@@ -151,9 +156,10 @@ def logged_in(cookies: Mapping[str, str]) -> bool:
     try:
         said: Any = json.loads(found or b"null")
     except ValueError:
-        return False
+        return {}
     origin = login_origin()
-    return isinstance(said, dict) and said.get("is_logged_in") is True and bool(origin) and said.get("origin") == origin
+    valid = isinstance(said, dict) and said.get("is_logged_in") is True and origin and said.get("origin") == origin
+    return said if valid else {}
 
 
 def require_login(providers: Sequence[str]) -> None:

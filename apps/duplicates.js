@@ -7,9 +7,9 @@ const SAID = { same: "same photograph", different: "not the same", accept: "acce
 const MARKS = { kept: "Kept", copy: "Copy", stays: "Stays", rejected: "Rejected", elsewhere: "Not in this manifest" };
 const OPEN_PAIRS = 3; // of a group, that are not folded away; of larger groups as many as there are images beside the first
 
-export default function ({ data, parentElement, setStateValue }) {
+export default function ({ data, parentElement }) {
   parentElement.duplicates ??= open(parentElement);
-  parentElement.duplicates.update(data, setStateValue);
+  parentElement.duplicates.update(data);
   return () => parentElement.isConnected || parentElement.duplicates?.close();
 }
 
@@ -18,11 +18,11 @@ function open(root) {
   const page = $(".duplicates");
   const rows = new Map(); // what can be judged (a pair or an image, by name) -> what shows it, in one or two places
   const takenBack = new Set(); // names of what was judged and undone here
-  let data, outbox, sent, attempt = Date.now(), asked = {}, drawn, compared, opener;
+  let data, outbox, sent, asked = {}, drawn, compared, opener;
 
-  function update(fresh, setStateValue) {
-    sent = (events) => setStateValue("outbox", { attempt: ++attempt, reviewer: speaker(data ?? fresh, events), ...asked, events });
-    if (reviewerHere(fresh) && !fresh.asked) return sent([]); // the server does not know yet who sits here
+  function update(fresh) {
+    if (!sent) return begin(fresh);
+    if (!fresh.groups) return; // Streamlit ran again
     const first = !data;
     data = fresh;
     if (first) start();
@@ -34,6 +34,13 @@ function open(root) {
     drawn = place;
     asked = { kind: data.kind, page: data.page, keys };
     show();
+  }
+
+  const send = exchanges("duplicates", update);
+
+  function begin(introduced) {
+    sent = (events) => send({ reviewer: speaker(data ?? introduced, events), ...asked, events });
+    sent([]);
   }
 
   function start() {
@@ -320,7 +327,8 @@ function open(root) {
 
   const onTick = () => {
     if (!root.isConnected) return close();
-    if (outbox.size) outbox.send();
+    if (!data) return sent?.([]);
+    if (outbox.size || page.dataset.ready === "false") outbox.send(); // a page that was asked for did not come
     outbox.mark(page, data.error);
   };
 

@@ -1,18 +1,11 @@
 """The page that shows copies side by side, for a person to judge: are they the same photograph? (duplicates.js)"""
 
 from apps.desk import current_desk
-from apps.exchange import browser_page, exchange
-from apps.who import introduced, who
+from apps.exchange import browser_page
 
 _component = browser_page("duplicates")
 
 
 def page() -> None:
-    """Show the groups that the browser asks for, and what was said of their pairs."""
-    desk = current_desk()
-    exchange(
-        _component,
-        "copies_of_this_tab",
-        lambda asked: introduced(desk.copies(asked, who(asked))),
-        lambda events, asked: desk.take(events, who(asked)),
-    )
+    """Open it; the groups that it shows, and what was said of their pairs, come by `/exchange/duplicates`."""
+    _component(key="duplicates", data=current_desk().introduction())

@@ -1,15 +1,26 @@
-"""Pages that live in the browser: their files, and how their outbox of decisions comes to the desk and is answered."""
+"""Pages that live in the browser: their files, and the address where their decisions come in and are answered.
 
-from collections.abc import Callable
-from functools import partial
+Decisions do not pass through a run of Streamlit's script, which takes three times as long and is begun anew for every
+message: a page sends its outbox to `/exchange/{page}` and gets what it is to show, with what the ledger holds now.
+"""
+
+import json
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import streamlit as st
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.routing import Route
 
 Asked = dict[str, Any]
-View = Callable[[Asked], dict[str, Any]]
-Take = Callable[[list[Any], Asked], dict[str, Any]]
+View = Callable[[Asked, str], dict[str, Any]]  # what is asked for, and by whom -> what is shown
+Take = Callable[[list[Any], str], dict[str, Any]]  # decisions, oldest first, and whose -> acked, refused, error
+Who = Callable[[Mapping[str, str], Asked], str]  # cookies, and what is asked for -> the reviewer
+LARGEST = 4_000_000  # bytes of a message
+OURS = "x-deeprock"  # a header that a page of another site cannot set without being asked whether it may
 _HERE = Path(__file__).parent
 
 
@@ -24,45 +35,41 @@ def browser_page(name: str, *also: str) -> Callable[..., Any]:
     )
 
 
-def exchange(component: Callable[..., Any], key: str, view: View, take: Take) -> None:
-    """Show what the desk knows. The browser sends its whole outbox each time; the answer says what the ledger holds.
+def exchange_route(pages: Mapping[str, tuple[View, Take]], who: Who) -> Route:
+    """POST `/exchange/{page}`: a JSON object with `events`, and beside them what is asked for.
 
-    No fragment: a server that was started again does not know the fragments of a page that was open before, drops what
-    they send, and the outbox would never arrive. A whole run is as short.
+    The answer is what the page shows, `acked`, `refused` and `error` of the events, and `asked`. Only pages of this
+    server reach it: it wants JSON, and a header of our own.
 
     Args:
-        component: of `browser_page`.
-        key: of the component, one for each page.
-        view: what the page shows, by what it asked for beside its decisions, which is anything that JSON can say.
-        take: writes the decisions of an outbox, oldest first, and says what became of them: `acked`, `refused`, `error`
-            as in `Desk.take`.
+        pages: by name, what each shows and who takes its decisions.
+        who: decides.
     """
-    answer = st.session_state.get(_answer(key), {})
-    shown = {**answer, **view(answer.get("asked", {}))}
-    result = component(key=key, data=shown, on_outbox_change=partial(_take, key, take))
-    sent = result.get("outbox")
-    if sent and sent.get("attempt") != answer.get("attempt"):  # came with a new session: no callback was called
-        _take_in(key, take, sent)
-        st.rerun()
+
+    async def answer(request: Request) -> Response:
+        page = pages.get(request.path_params["page"])
+        if page is None:
+            return PlainTextResponse("no such page", status_code=404)
+        if OURS not in request.headers or request.headers.get("content-type") != "application/json":
+            return PlainTextResponse("only a page of this server may send decisions", status_code=403)
+        if not request.headers.get("content-length", "").isdigit() or int(request.headers["content-length"]) > LARGEST:
+            return PlainTextResponse(f"a message has at most {LARGEST:,} bytes", status_code=413)
+        try:
+            message = json.loads(await request.body())
+        except ValueError:
+            message = None
+        if not isinstance(message, dict):
+            return PlainTextResponse("not a JSON object", status_code=400)
+        shown = await run_in_threadpool(_answer, *page, message, who(request.cookies, message))
+        return JSONResponse(shown, headers={"Cache-Control": "no-store"})
+
+    return Route("/exchange/{page}", answer, methods=["POST"])
 
 
-def _take(key: str, take: Take) -> None:
-    """Callback: the browser sent its outbox."""
-    sent = st.session_state[key].get("outbox")
-    if sent:
-        _take_in(key, take, sent)
-
-
-def _take_in(key: str, take: Take, sent: dict[str, Any]) -> None:
-    """Write an outbox into the ledger and keep the answer for the browser."""
-    events = sent.get("events")
-    asked = {name: value for name, value in sent.items() if name not in ("attempt", "events")}
-    outcome = take(events if isinstance(events, list) else [], asked)
-    st.session_state[_answer(key)] = {**outcome, "asked": asked, "attempt": sent.get("attempt")}
-
-
-def _answer(key: str) -> str:
-    return f"{key}_answer"
+def _answer(view: View, take: Take, message: Asked, reviewer: str) -> dict[str, Any]:
+    events = message.pop("events", None)
+    outcome = take(events if isinstance(events, list) else [], reviewer)
+    return {**outcome, **view(message, reviewer), "asked": message}
 
 
 def _read(name: str) -> str:

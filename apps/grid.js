@@ -3,9 +3,9 @@
 
 const RIBBONS = { accept: "accepted", reject: "rejected", relabel: "relabelled", skip: "skipped" };
 
-export default function ({ data, parentElement, setStateValue }) {
+export default function ({ data, parentElement }) {
   parentElement.grid ??= open(parentElement);
-  parentElement.grid.update(data, setStateValue);
+  parentElement.grid.update(data);
   return () => parentElement.isConnected || parentElement.grid?.close();
 }
 
@@ -13,12 +13,11 @@ function open(root) {
   const $ = (selector) => root.querySelector(selector);
   const page = $(".grid");
   const selected = new Set(); // image ids, of other pages too
-  let data, filters, chooser, outbox, sent, attempt = Date.now(), asked = {}, drawn, active, anchor, confirmed;
+  let data, filters, chooser, outbox, sent, asked = {}, drawn, active, anchor, confirmed;
 
-  function update(fresh, setStateValue) {
-    sent = (events) => setStateValue("outbox", { attempt: ++attempt, reviewer: speaker(data ?? fresh, events), ...filters.wanted, ...asked, events });
-    if (!filters) start(fresh);
-    if (!fresh.tiles) return; // the server does not know yet who sits here, and has been told
+  function update(fresh) {
+    if (!filters) return start(fresh);
+    if (!fresh.tiles) return; // Streamlit ran again
     if (data?.store !== fresh.store) outbox = new Outbox(fresh.store, (events) => sent(events));
     if (data?.store !== fresh.store && outbox.size) outbox.send();
     data = fresh;
@@ -35,7 +34,10 @@ function open(root) {
     show();
   }
 
+  const send = exchanges("grid", update);
+
   function start(introduced) {
+    sent = (events) => send({ reviewer: speaker(data ?? introduced, events), ...filters.wanted, ...asked, events });
     filters = new Bar($(".bar-of-filters"), introduced, () => {
       selected.clear();
       turn(0);
@@ -296,8 +298,9 @@ function open(root) {
 
   const onTick = () => {
     if (!root.isConnected) return close();
-    if (outbox?.size) outbox.send();
-    if (data) outbox.mark(page, data.error);
+    if (!data) return sent?.([]);
+    if (outbox.size || page.dataset.ready === "false") outbox.send(); // a page that was asked for did not come
+    outbox.mark(page, data.error);
   };
 
   function close() {

@@ -1,17 +1,11 @@
-"""The page that shows many images at once, to judge several in one step (grid.js)."""
+"""The page that shows many images at once, to judge several in one step; it lives in the browser (grid.js)."""
 
 from apps.desk import current_desk
-from apps.exchange import Asked, browser_page, exchange
-from apps.who import introduced, who
+from apps.exchange import browser_page
 
 _component = browser_page("grid", "queue")
 
 
 def page() -> None:
-    """Show the images that the browser asks for, and what was said of them."""
-    desk = current_desk()
-
-    def view(asked: Asked) -> Asked:
-        return introduced(desk.grid(asked, who(asked)) if asked else desk.introduction())
-
-    exchange(_component, "grid_of_this_tab", view, lambda events, asked: desk.take(events, who(asked)))
+    """Open it; what it shows comes by `/exchange/grid`."""
+    _component(key="grid", data=current_desk().introduction())

@@ -15,7 +15,6 @@ from apps.events import Known, decisions_of
 from curate.agreement import FEW, agreement, compare, differs
 from curate.errors import CurateError
 from curate.ledger import JUDGEMENTS, Decision
-from curate.words import REASONS
 
 WINDOW = 16  # images that the browser knows ahead
 LISTED = 50  # disagreements shown at once
@@ -89,12 +88,6 @@ class Opinions:
         self._judged: Judged | None = None
         self._reading = threading.Lock()
 
-    def introduction(self) -> dict[str, Any]:
-        """What the page must know before it says who sits there and what is wanted."""
-        desk = self._desk
-        words = {"labels": desk.labels, "reasons": list(REASONS)}
-        return {"manifest": desk.name, "shared": desk.shared, "reviewer": desk.reviewer, **words}
-
     def view(self, asked: dict[str, Any], reviewer: str) -> dict[str, Any]:
         """All that the browser shows.
 
@@ -114,7 +107,8 @@ class Opinions:
         with seat.lock:
             blind = self._blind(seat, drawn)
             return {
-                **self.introduction(),
+                **self._desk.words(),
+                "manifest": desk.name,
                 "store": f"{desk.store_of(reviewer)}-opinions",  # an outbox of its own
                 "reviewer": reviewer,
                 "part": part,

@@ -4,9 +4,9 @@ const AHEAD = 5; // pictures loaded beforehand
 const ZOOM = 3; // times
 const STEP = 12; // percent of the image that an arrow key moves it
 
-export default function ({ data, parentElement, setStateValue }) {
+export default function ({ data, parentElement }) {
   parentElement.review ??= open(parentElement);
-  parentElement.review.update(data, setStateValue);
+  parentElement.review.update(data);
   return () => parentElement.isConnected || parentElement.review?.close();
 }
 
@@ -15,12 +15,11 @@ function open(root) {
   const page = $(".review");
   const items = new Map(); // image id -> what the server said of it
   const photos = new Map(); // image id -> <img>, loaded or loading
-  let data, filters, chooser, outbox, sent, attempt = Date.now(), hold, shown, broken = false;
+  let data, filters, chooser, outbox, sent, hold, shown, broken = false;
 
-  function update(fresh, setStateValue) {
-    sent = (events) => setStateValue("outbox", { attempt: ++attempt, reviewer: speaker(data ?? fresh, events), ...filters.wanted, events });
-    if (!filters) start(fresh);
-    if (!fresh.window) return; // the server does not know yet who sits here, and has been told
+  function update(fresh) {
+    if (!filters) return start(fresh);
+    if (!fresh.window) return; // Streamlit ran again
     if (data?.store !== fresh.store) another(fresh.store);
     data = fresh;
     for (const item of [...data.recent.map((r) => r.item), ...data.window]) items.set(item.id, item);
@@ -30,7 +29,10 @@ function open(root) {
     show();
   }
 
+  const send = exchanges("review", update);
+
   function start(introduced) {
+    sent = (events) => send({ reviewer: speaker(data ?? introduced, events), ...filters.wanted, events });
     filters = new Bar($(".bar-of-filters"), introduced, ask);
     chooser = new Chooser($(".chooser"), (label) => decide("relabel", { label }));
     introduced.reasons.forEach((reason, i) => {
@@ -283,8 +285,9 @@ function open(root) {
 
   const onTick = () => {
     if (!root.isConnected) return close();
-    if (outbox?.size) outbox.send();
-    if (data) outbox.mark(page, data.error);
+    if (!data) return sent?.([]);
+    if (outbox.size) outbox.send();
+    outbox.mark(page, data.error);
   };
 
   function close() {

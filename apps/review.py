@@ -1,23 +1,17 @@
-"""The page that shows one image after the other; its keyboard, prefetch and outbox live in the browser (review.js)."""
+"""The page that shows one image after the other; it lives in the browser (review.js)."""
 
 import gc
 
 from apps.desk import current_desk
-from apps.exchange import Asked, browser_page, exchange
-from apps.who import introduced, who
+from apps.exchange import browser_page
 
 _component = browser_page("review", "queue")
 _warm: list[bool] = []
 
 
 def page() -> None:
-    """Show the images that the browser asks for; before it has said who sits there, what there is to ask for."""
-    desk = current_desk()
-
-    def view(asked: Asked) -> Asked:
-        return introduced(desk.view(asked, who(asked)) if asked else desk.introduction())
-
-    exchange(_component, "outbox_of_this_tab", view, lambda events, asked: desk.take(events, who(asked)))
+    """Open it; what it shows comes by `/exchange/review`."""
+    _component(key="review", data=current_desk().introduction())
 
 
 def warm_up() -> None:

@@ -5,9 +5,9 @@ const PARTS = { choose: "Choose", judge: "Judge blind", agreement: "Agreement" }
 const SHARES = [["0.1", "10 %"], ["0.25", "25 %"], ["1", "All"]];
 const AHEAD = 5; // pictures loaded beforehand
 
-export default function ({ data, parentElement, setStateValue }) {
+export default function ({ data, parentElement }) {
   parentElement.second ??= open(parentElement);
-  parentElement.second.update(data, setStateValue);
+  parentElement.second.update(data);
   return () => parentElement.isConnected || parentElement.second?.close();
 }
 
@@ -18,11 +18,13 @@ function open(root) {
   const photos = new Map(); // image id -> <img>, loaded or loading
   const chooser = new Chooser($(".chooser"), (name) => picked(name));
   const agreed = new Agreed(root, { outbox: () => outbox, ask, choose: openChooser, changed: show, say });
-  let data, outbox, sent, attempt = Date.now(), asked, hold, shown, broken = false, picked;
+  let data, outbox, asked, hold, shown, broken = false, picked;
 
-  function update(fresh, setStateValue) {
-    if (fresh.store || !data?.store) data = fresh; // a server that was started again knows nothing at first
-    sent = (events) => setStateValue("outbox", { attempt: ++attempt, reviewer: speaker(data, events), ...asked, events });
+  const send = exchanges("second-opinion", update);
+  const sent = (events) => send({ reviewer: speaker(data, events), ...asked, events });
+
+  function update(fresh) {
+    if (fresh.store || !data?.store) data = fresh; // when Streamlit runs again it says no more than who may sit here
     if (!asked) begin();
     if (!fresh.store) return nameless() ? unnamed() : outbox ? outbox.send() : sent([]); // who sits here, what is wanted
     if (outbox?.prefix !== `deeprock/${data.store}/`) outbox = openOutbox();
@@ -280,7 +282,7 @@ function open(root) {
 
   const onTick = () => {
     if (!root.isConnected) return close();
-    if (!outbox) return;
+    if (!outbox) return data && !nameless() ? sent([]) : undefined;
     if (outbox.size || !answered()) outbox.send();
     outbox.mark(page, data.error);
   };

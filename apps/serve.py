@@ -19,8 +19,11 @@ from streamlit.web.server.starlette import App
 from apps.beforehand import Activity, Beforehand, Watched
 from apps.desk import Desk, open_desk
 from apps.door import Door, LoginDoor, login_host, login_origin, login_providers, token_for
+from apps.exchange import Take, View, exchange_route
 from apps.memory import frugal, give_back
+from apps.opinions import opinions_of
 from apps.pictures import SecurityHeaders, picture_routes
+from apps.who import who
 from curate.errors import CurateError
 from curate.recipe import Recipe
 from curate.screen import Next
@@ -129,7 +132,7 @@ def build_app(
         yield
         pictures.close()
 
-    routes = picture_routes(desk.root, desk.file_names)
+    routes = [*picture_routes(desk.root, desk.file_names), exchange_route(exchanges(desk), who)]
     doors = [Middleware(Door, token=token)] if token else []
     if login:
         doors.append(Middleware(LoginDoor, folders=[route.path.split("/")[1] for route in routes]))
@@ -173,6 +176,17 @@ def own_address() -> str:
             return str(probe.getsockname()[0])
         except OSError:
             return ""
+
+
+def exchanges(desk: Desk) -> dict[str, tuple[View, Take]]:
+    """The pages that send decisions: what each shows, and who takes them."""
+    opinions = opinions_of(desk)
+    return {
+        "review": (desk.view, desk.take),
+        "grid": (desk.grid, desk.take),
+        "duplicates": (desk.copies, desk.take),
+        "second-opinion": (opinions.view, opinions.take),
+    }
 
 
 def settings(host: str, port: int, names: Iterable[str] = ()) -> dict[str, Any]:

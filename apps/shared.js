@@ -5,6 +5,22 @@ const RESEND_MS = 2000; // an unanswered outbox is sent again
 const LATE_MS = 3000; // after this the mark says that something is not saved yet
 const BATCH = 200; // decisions sent at once
 
+function exchanges(page, answered) { // sends messages to the server; the answer to the last one says what to show
+  let last = 0;
+  return async (message) => {
+    const mine = ++last;
+    try {
+      const headers = { "Content-Type": "application/json", "X-DeepRock": "1" };
+      const answer = await fetch(`/exchange/${page}`, { method: "POST", headers, body: JSON.stringify(message) });
+      if (!answer.ok) throw new Error(`${answer.status} ${await answer.text()}`);
+      const shown = await answer.json();
+      if (mine === last) answered(shown);
+    } catch (error) {
+      console.warn("not answered:", error.message); // the page sends it again
+    }
+  };
+}
+
 class Outbox { // decisions, oldest first
   constructor(store, send) {
     this.prefix = `deeprock/${store}/`;

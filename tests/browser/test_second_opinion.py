@@ -122,13 +122,14 @@ def heard(box, words: str) -> None:
 
 @contextmanager
 def wires(tab) -> Iterator[list[str]]:
-    """What the server sends over the WebSocket, as text."""
+    """What the server sends, over the WebSocket and as answers to messages, as text."""
     frames: list[str] = []
 
     def note(payload: str | bytes) -> None:
         frames.append(payload if isinstance(payload, str) else payload.decode("utf-8", "replace"))
 
     tab.on("websocket", lambda socket: socket.on("framereceived", note))
+    tab.on("response", lambda response: "/exchange/" in response.url and frames.append(response.text()))
     yield frames
 
 
