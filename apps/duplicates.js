@@ -5,6 +5,7 @@ const KINDS = { all: "All", conflict: "Label conflicts", open: "Not judged", jud
 const VERDICTS = { same: "Same", different: "Not the same" };
 const SAID = { same: "same photograph", different: "not the same", accept: "accepted", reject: "rejected", relabel: "relabelled" };
 const MARKS = { kept: "Kept", copy: "Copy", stays: "Stays", rejected: "Rejected", elsewhere: "Not in this manifest" };
+const PLACE = "deeprock/place/duplicates";
 const OPEN_PAIRS = 3; // of a group, that are not folded away; of larger groups as many as there are images beside the first
 
 export default function ({ data, parentElement }) {
@@ -33,6 +34,7 @@ function open(root) {
     else refresh();
     drawn = place;
     asked = { kind: data.kind, page: data.page, keys };
+    sessionStorage.setItem(PLACE, JSON.stringify({ kind: data.kind, page: data.page }));
     show();
   }
 
@@ -40,6 +42,7 @@ function open(root) {
 
   function begin(introduced) {
     sent = (events) => send({ reviewer: speaker(data ?? introduced, events), ...asked, events });
+    asked = JSON.parse(sessionStorage.getItem(PLACE) ?? "{}"); // of this tab, when one comes back to the page
     sent([]);
   }
 

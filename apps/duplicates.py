@@ -8,4 +8,4 @@ _component = browser_page("duplicates")
 
 def page() -> None:
     """Open it; the groups that it shows, and what was said of their pairs, come by `/exchange/duplicates`."""
-    _component(key="duplicates", data=current_desk().introduction())
+    _component(key="duplicates", data=current_desk().words())

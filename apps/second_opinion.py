@@ -8,4 +8,4 @@ _component = browser_page("second_opinion", "queue", "agreed")
 
 def page() -> None:
     """Open it; what it shows comes by `/exchange/second-opinion`."""
-    _component(key="second_opinion", data=current_desk().introduction())
+    _component(key="second_opinion", data=current_desk().words())

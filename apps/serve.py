@@ -180,12 +180,14 @@ def own_address() -> str:
 
 def exchanges(desk: Desk) -> dict[str, tuple[View, Take]]:
     """The pages that send decisions: what each shows, and who takes them."""
-    opinions = opinions_of(desk)
     return {
         "review": (desk.view, desk.take),
         "grid": (desk.grid, desk.take),
         "duplicates": (desk.copies, desk.take),
-        "second-opinion": (opinions.view, opinions.take),
+        "second-opinion": (
+            lambda asked, reviewer: opinions_of(desk).view(asked, reviewer),  # made when somebody comes
+            lambda events, reviewer: opinions_of(desk).take(events, reviewer),
+        ),
     }
 
 

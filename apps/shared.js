@@ -129,8 +129,10 @@ function speaker(data, events) { // decisions that wait are of whoever made them
   return events.length ? data.reviewer : reviewerHere(data);
 }
 
-function renamed(data, outbox) { // whether another name was given than the one that was asked for; not while decisions wait
-  return !outbox.size && reviewerHere(data) !== (data.asked?.reviewer ?? "");
+function renamed(data, outbox) { // whether another name was given than the one that was answered; not while decisions wait
+  const name = reviewerHere(data);
+  if (name && name === data.asked.reviewer) localWrite("reviewer", data.reviewer); // as the server writes it
+  return !outbox.size && name !== "" && ![data.asked.reviewer, data.reviewer].includes(name);
 }
 
 function go(page) { // to another page of the app, without loading it anew where its link is in sight
