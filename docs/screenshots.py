@@ -60,7 +60,8 @@ def decide_some(ledger: Path) -> None:
         for n, (image_id, said) in enumerate(book.standing().head(SECOND).iterrows()):
             verdict = said["verdict"] if n % 8 else "accept" if said["verdict"] == "reject" else "reject"
             reason = None if verdict != "reject" else said["reason"] if n % 8 else "background"
-            book.opine([Decision(str(image_id), verdict, reason, other=said["decision_id"], reviewer="bo")])
+            label = said["label"] if verdict == "relabel" else None
+            book.opine([Decision(str(image_id), verdict, reason, label, said["decision_id"], reviewer="bo")])
 
 
 def photograph(page: Page, url: str) -> None:
@@ -68,10 +69,12 @@ def photograph(page: Page, url: str) -> None:
     page.set_default_timeout(60_000)
     page.goto(url)
     page.evaluate("localStorage.setItem('deeprock/look/guide', 'read')")
+    page.evaluate("""localStorage.setItem('deeprock/look/wanted', '{"order": "informative"}')""")
     page.goto(url)
     page.wait_for_selector('.review[data-ready="true"]')
     page.locator(".why h2").wait_for()
     save(page, "review")
+    page.evaluate("localStorage.removeItem('deeprock/look/wanted')")
     page.goto(f"{url}/grid")
     page.wait_for_selector('.grid[data-ready="true"]')
     page.locator(".tile").nth(1).click()
@@ -82,6 +85,8 @@ def photograph(page: Page, url: str) -> None:
     save(page, "duplicates")
     page.goto(f"{url}/shortcuts")
     page.locator(".carriers").first.wait_for()
+    page.get_by_test_id("stDataFrame").locator("canvas").nth(1).wait_for(state="attached")
+    page.wait_for_function("[...document.querySelectorAll('.carriers img')].every(image => image.complete)")
     save(page, "shortcuts")
     page.goto(f"{url}/classes")
     page.get_by_test_id("stVegaLiteChart").locator("canvas, svg").first.wait_for()
