@@ -1,5 +1,6 @@
 // What the single view and the grid share: which images are asked for, who asks, and what an undo would take back.
 
+const AHEAD = 5; // pictures loaded beforehand
 const DONE = { accept: "Accepted", reject: "Rejected", relabel: "Relabelled", skip: "Skipped" };
 const FILTERS = { status: "Show", flag: "Flag", source: "Source", license: "Licence", split: "Split", order: "Order" };
 const WORDS = {
@@ -111,6 +112,74 @@ function undoOf(step) { // the event that takes a step back
 function saidOf(step) {
   const what = `${DONE[step.verdict]}${step.reason ? ": " + words(step.reason) : ""}${step.verdict === "relabel" ? " as " + step.label : ""}`;
   return step.images > 1 ? `${what}, ${step.images} images` : what;
+}
+
+class Pictures { // the image in the middle, and the next ones, loaded beforehand
+  constructor(page, again) {
+    this.page = page;
+    this.again = again; // shows an image anew, when the server is back
+    this.frame = page.querySelector(".frame");
+    this.notice = page.querySelector(".notice");
+    this.photos = new Map(); // image id -> <img>, loaded or loading
+  }
+
+  show(item, alt) { // none: nothing
+    this.id = item?.id;
+    this.broken = false;
+    this.page.dataset.image = this.id ?? "";
+    this.page.dataset.ready = "false";
+    this.frame.replaceChildren();
+    this.notice.hidden = Boolean(item);
+    if (!item) return;
+    const photo = this.load(item);
+    photo.alt = alt;
+    this.frame.append(photo);
+    if (photo.complete && photo.naturalWidth) this.ready(item);
+  }
+
+  load(item) {
+    if (this.photos.has(item.id)) return this.photos.get(item.id);
+    const photo = Object.assign(new Image(), { className: "photo", decoding: "sync" });
+    photo.onload = () => this.ready(item);
+    photo.onerror = () => this.failed(item);
+    photo.src = item.img;
+    this.photos.set(item.id, photo);
+    return photo;
+  }
+
+  ready({ id }) {
+    if (id !== this.id) return;
+    const photo = this.photos.get(id);
+    this.frame.style.setProperty("--w", photo.naturalWidth);
+    this.frame.style.setProperty("--h", photo.naturalHeight);
+    this.notice.hidden = true;
+    this.page.dataset.ready = "true";
+  }
+
+  async failed(item) { // gone or damaged, or is the server away?
+    this.photos.delete(item.id);
+    if (item.id !== this.id) return;
+    const answer = await fetch(item.img, { cache: "no-store" }).catch(() => undefined);
+    if (item.id !== this.id) return;
+    this.broken = Boolean(answer);
+    this.notice.hidden = false;
+    this.notice.textContent = this.broken ? "This image cannot be shown.\nReject or skip it." : "The server does not answer. Trying again …";
+    if (!this.broken) setTimeout(() => item.id === this.id && this.page.dataset.ready === "false" && this.again(item), RESEND_MS);
+  }
+
+  prefetch(next, overlay = () => undefined) { // the next images, each with the address of what is laid over it, if anything is
+    const keep = next.slice(0, AHEAD + 1).filter((item) => item.id !== this.id);
+    for (const item of keep) {
+      const photo = this.load(item);
+      const src = overlay(item);
+      if (src) photo.overlay ??= Object.assign(new Image(), { src });
+    }
+    for (const id of this.photos.keys()) if (id !== this.id && !keep.some((item) => item.id === id)) this.photos.delete(id);
+  }
+
+  decidable(verdict) { // what cannot be shown can be rejected or skipped
+    return Boolean(this.id) && (this.page.dataset.ready === "true" || (this.broken && (verdict === "reject" || verdict === "skip")));
+  }
 }
 
 class Chooser { // of another class, by typing or by number

@@ -1,6 +1,5 @@
 // The review page in the browser: shows the queue that the server sends, takes keys and clicks, and prefetches pictures.
 
-const AHEAD = 5; // pictures loaded beforehand
 const ZOOM = 3; // times
 const STEP = 12; // percent of the image that an arrow key moves it
 
@@ -14,8 +13,8 @@ function open(root) {
   const $ = (selector) => root.querySelector(selector);
   const page = $(".review");
   const items = new Map(); // image id -> what the server said of it
-  const photos = new Map(); // image id -> <img>, loaded or loading
-  let data, filters, chooser, outbox, sent, hold, shown, broken = false;
+  const pictures = new Pictures(page, picture);
+  let data, filters, chooser, outbox, sent, hold, shown;
 
   function update(fresh) {
     if (!filters) return start(fresh);
@@ -70,8 +69,7 @@ function open(root) {
   }
 
   function decide(verdict, extra = {}) {
-    const allowed = page.dataset.ready === "true" || (broken && (verdict === "reject" || verdict === "skip"));
-    if (!shown || !allowed) return;
+    if (!pictures.decidable(verdict)) return;
     const item = items.get(shown);
     hold = undefined;
     put({ image_id: shown, verdict, ...extra });
@@ -95,7 +93,7 @@ function open(root) {
     if (item?.id !== shown) picture(item);
     else if (!item) finished();
     hold = item?.id;
-    prefetch(next);
+    pictures.prefetch(next, heatOf);
     showClasses($(".classes"), data, data.label, (label) => filters.want({ label }));
     const here = data.window.filter((item) => decided.has(item.id)).length;
     $(".place").textContent = `${Math.max(data.left - here, 0).toLocaleString("en")} ${WORDS[data.status]}${data.label ? " in " + data.label : ""}`;
@@ -107,21 +105,13 @@ function open(root) {
 
   function picture(item) {
     shown = item?.id;
-    broken = false;
-    page.dataset.image = shown ?? "";
-    page.dataset.ready = "false";
-    $(".frame").replaceChildren();
-    $(".notice").hidden = Boolean(item);
     $(".lens").hidden = !item;
     $(".facts").hidden = !item;
     $(".label").textContent = item?.label ?? "";
-    if (!item) return finished();
-    facts(item);
-    const photo = load(item);
-    photo.alt = `${item.label}: ${item.provenance.title ?? "image " + item.id}`;
-    $(".frame").append(photo);
-    layHeat(item);
-    if (photo.complete && photo.naturalWidth) ready(item.id);
+    if (item) facts(item);
+    pictures.show(item, item && `${item.label}: ${item.provenance.title ?? "image " + item.id}`);
+    if (item) layHeat(item);
+    else finished();
   }
 
   function finished() {
@@ -132,46 +122,6 @@ function open(root) {
     if (data.elsewhere) return `Nothing waits for you.\nOthers are looking at the last ${data.elsewhere.toLocaleString("en")} images.`;
     if (filters.clear.hidden && !data.label) return "Nothing waits here.\nEvery image is decided.";
     return `Nothing waits here.\nChoose another ${filters.clear.hidden ? "class, or all" : "filter, or clear them"}.`;
-  }
-
-  function load(item) {
-    if (photos.has(item.id)) return photos.get(item.id);
-    const photo = Object.assign(new Image(), { className: "photo", decoding: "sync" });
-    photo.onload = () => ready(item.id);
-    photo.onerror = () => failed(item.id);
-    photo.src = item.img;
-    photos.set(item.id, photo);
-    return photo;
-  }
-
-  function ready(id) {
-    if (id !== shown) return;
-    const photo = photos.get(id);
-    $(".frame").style.setProperty("--w", photo.naturalWidth);
-    $(".frame").style.setProperty("--h", photo.naturalHeight);
-    $(".notice").hidden = true;
-    page.dataset.ready = "true";
-  }
-
-  async function failed(id) { // gone or damaged, or is the server away?
-    photos.delete(id);
-    if (id !== shown) return;
-    const answer = await fetch(items.get(id).img, { cache: "no-store" }).catch(() => undefined);
-    if (id !== shown) return;
-    broken = Boolean(answer);
-    $(".notice").hidden = false;
-    $(".notice").textContent = broken ? "This image cannot be shown.\nReject or skip it." : "The server does not answer. Trying again …";
-    if (!broken) setTimeout(() => id === shown && page.dataset.ready === "false" && picture(items.get(id)), RESEND_MS);
-  }
-
-  function prefetch(next) {
-    const keep = next.slice(0, AHEAD + 1).filter((item) => item.id !== shown);
-    for (const item of keep) {
-      load(item);
-      const src = heatOf(item);
-      if (src) photos.get(item.id).heat ??= Object.assign(new Image(), { src });
-    }
-    for (const id of photos.keys()) if (id !== shown && !keep.some((item) => item.id === id)) photos.delete(id);
   }
 
   function facts(item) {

@@ -3,7 +3,6 @@
 
 const PARTS = { choose: "Choose", judge: "Judge blind", agreement: "Agreement" };
 const SHARES = [["0.1", "10 %"], ["0.25", "25 %"], ["1", "All"]];
-const AHEAD = 5; // pictures loaded beforehand
 
 export default function ({ data, parentElement }) {
   parentElement.second ??= open(parentElement);
@@ -15,10 +14,10 @@ function open(root) {
   const $ = (selector) => root.querySelector(selector);
   const page = $(".second");
   const items = new Map(); // image id -> what the server says of it
-  const photos = new Map(); // image id -> <img>, loaded or loading
+  const pictures = new Pictures(page, picture);
   const chooser = new Chooser($(".chooser"), (name) => picked(name));
   const agreed = new Agreed(root, { outbox: () => outbox, ask, choose: openChooser, changed: show, say });
-  let data, outbox, asked, hold, shown, broken = false, picked;
+  let data, outbox, asked, hold, shown, picked;
 
   const send = exchanges("second-opinion", update);
   const sent = (events) => send({ reviewer: speaker(data, events), ...asked, events });
@@ -114,8 +113,7 @@ function open(root) {
   }
 
   function judge(verdict, extra = {}) {
-    const allowed = page.dataset.ready === "true" || (broken && (verdict === "reject" || verdict === "skip"));
-    if (asked.part !== "judge" || !shown || !allowed) return;
+    if (asked.part !== "judge" || !pictures.decidable(verdict)) return;
     const { label } = items.get(shown);
     hold = undefined;
     outbox.put({ kind: "opinion", image_id: shown, verdict, ...extra });
@@ -174,7 +172,7 @@ function open(root) {
     const item = hold && !decided.has(hold) && items.has(hold) ? items.get(hold) : next[0];
     if (item?.id !== shown || !item) picture(item);
     hold = item?.id;
-    prefetch(next);
+    pictures.prefetch(next);
     $(".place").textContent = current ? `${amountOf(leftOver())} left of ${amountOf(data.counts.mine)}` : "";
     $(".last").textContent = last ? `${items.get(last.image_id)?.label ?? ""}: ${saidOf(last)}` : "Nothing judged yet";
     if (item) return;
@@ -184,61 +182,14 @@ function open(root) {
   }
 
   function blank() { // nothing of the part that judges stays behind
-    shown = hold = undefined;
-    page.dataset.image = "";
-    $(".frame").replaceChildren();
-    $(".panel .label").textContent = "";
+    hold = undefined;
+    picture(undefined);
   }
 
   function picture(item) {
     shown = item?.id;
-    broken = false;
-    page.dataset.image = shown ?? "";
-    page.dataset.ready = "false";
-    $(".frame").replaceChildren();
-    $(".notice").hidden = Boolean(item);
     $(".panel .label").textContent = item?.label ?? "";
-    if (!item) return;
-    const photo = load(item);
-    photo.alt = `An image of the class ${item.label}`;
-    $(".frame").append(photo);
-    if (photo.complete && photo.naturalWidth) ready(item.id);
-  }
-
-  function load(item) {
-    if (photos.has(item.id)) return photos.get(item.id);
-    const photo = Object.assign(new Image(), { decoding: "sync" });
-    photo.onload = () => ready(item.id);
-    photo.onerror = () => failed(item.id);
-    photo.src = item.img;
-    photos.set(item.id, photo);
-    return photo;
-  }
-
-  function ready(id) {
-    if (id !== shown) return;
-    const photo = photos.get(id);
-    $(".frame").style.setProperty("--w", photo.naturalWidth);
-    $(".frame").style.setProperty("--h", photo.naturalHeight);
-    $(".notice").hidden = true;
-    page.dataset.ready = "true";
-  }
-
-  async function failed(id) { // gone or damaged, or is the server away?
-    photos.delete(id);
-    if (id !== shown) return;
-    const answer = await fetch(items.get(id).img, { cache: "no-store" }).catch(() => undefined);
-    if (id !== shown) return;
-    broken = Boolean(answer);
-    $(".notice").hidden = false;
-    $(".notice").textContent = broken ? "This image cannot be shown.\nReject or skip it." : "The server does not answer. Trying again …";
-    if (!broken) setTimeout(() => id === shown && page.dataset.ready === "false" && picture(items.get(id)), RESEND_MS);
-  }
-
-  function prefetch(next) {
-    const keep = next.slice(0, AHEAD + 1).filter((item) => item.id !== shown);
-    keep.forEach(load);
-    for (const id of photos.keys()) if (id !== shown && !keep.some((item) => item.id === id)) photos.delete(id);
+    pictures.show(item, item && `An image of the class ${item.label}`);
   }
 
   // --- choosing a class or a reason ------------------------------------------------------------------------------------
