@@ -6,6 +6,8 @@ import sys
 import pyarrow
 
 M_ARENA_MAX = -8  # of mallopt(3): heaps that threads may have of their own
+M_MMAP_THRESHOLD = -3  # size from which a block is the system's own, and goes back to it as soon as it is freed
+LARGE = 256 * 1024  # bytes: a decoded picture, a column of a table
 
 
 def frugal() -> None:
@@ -13,6 +15,7 @@ def frugal() -> None:
     pyarrow.set_memory_pool(pyarrow.system_memory_pool())
     if libc := _libc():
         libc.mallopt(M_ARENA_MAX, 2)
+        libc.mallopt(M_MMAP_THRESHOLD, LARGE)
 
 
 def give_back() -> None:
