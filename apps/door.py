@@ -35,8 +35,8 @@ class Door:
 
     The first visit, `/?token=...`, is sent on to the same address without it, so that it stays in no history. The
     cookie is SameSite=Lax, not Strict: after a click on the address in a mail or a chat browsers withhold a strict one
-    from the page that they are sent on to, and from the way back from a login. What changes anything goes by WebSocket,
-    for which other sites get neither kind.
+    from the page that they are sent on to, and from the way back from a login. What changes anything goes by POST or
+    WebSocket, for which other sites get neither kind.
     """
 
     def __init__(self, app: ASGIApp, token: str) -> None:

@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import uuid
 from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
@@ -29,8 +30,11 @@ from websockets.sync.client import connect
 
 from apps import door
 from apps import serve as server
+from apps.desk import Desk, open_desk
 from apps.door import Door, LoginDoor, logged_in, login_providers, token_for
+from apps.exchange import exchange_route
 from apps.pictures import picture_routes
+from apps.who import who
 from curate.errors import CurateError
 from curate.images import inspect
 from curate.manifest import write_manifest
@@ -45,7 +49,8 @@ folder = Path(sys.argv[1])
 serve(folder / "audited.csv", folder / "data", str(folder / "ledger.db"), target=4, reviewer="ana",
       host=sys.argv[2], port=int(sys.argv[3]), token=sys.argv[4], open_browser=False)
 """
-ROUTES = [  # of Streamlit's and of ours: what exists is closed like what does not
+ROUTES = [
+    "/exchange/review",  # of Streamlit's and of ours: what exists is closed like what does not
     *("/", "/review", "/index.html", "/static/js/index.js", "/favicon.png", "/nothing/here", "/?token=wrong"),
     *("/_stcore/health", "/healthz", "/_stcore/host-config", "/_stcore/metrics", "/_stcore/script-health-check"),
     *("/media/x.png", "/component/x/index.html", "/_stcore/bidi-components/x/y.js", "/_stcore/upload_file/x/y"),
@@ -300,6 +305,31 @@ def test_pictures_are_for_those_who_logged_in(secrets, tmp_path):
     for kind, inside in {"img": 200, "thumb": 200, "heat": 404, "heat-predicted": 404}.items():
         assert asyncio.run(ask(f"/{kind}/rock", {})) == 403
         assert asyncio.run(ask(f"/{kind}/rock", ana)) == inside
+
+
+def test_decisions_are_taken_from_those_who_logged_in_and_under_the_name_of_the_login(secrets, tmp_path):
+    secrets(AUTH)
+    folder = make_data(tmp_path)
+    desk = Desk(folder / "audited.csv", folder / "data", str(folder / "l.db"), target=1, reviewer="local")
+    desk.login = ["default"]
+    open_desk(desk)
+    routes = [exchange_route(server.exchanges(desk), who)]
+    app = Starlette(routes=routes, middleware=[Middleware(LoginDoor, folders=["exchange"])])
+    decision = {"id": str(uuid.uuid4()), "image_id": "rock", "verdict": "accept"}
+
+    async def send(jar: dict[str, str]) -> int:
+        async with httpx.AsyncClient(
+            transport=httpx.ASGITransport(app), base_url="http://127.0.0.1", cookies=jar
+        ) as client:
+            message = {"reviewer": "somebody else", "events": [decision]}
+            return (await client.post("/exchange/review", json=message, headers={"x-deeprock": "1"})).status_code
+
+    assert asyncio.run(send({})) == 403
+    assert desk.ledger.history().empty
+    ana = {"origin": "https://review.example", "is_logged_in": True, "email": "ana@example"}
+    assert asyncio.run(send(cookies(ana))) == 200
+    assert list(desk.ledger.history()["reviewer"]) == ["ana@example"]
+    desk.close()
 
 
 def test_a_login_that_cannot_work_is_said_at_the_start(secrets, monkeypatch):
