@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from scipy.stats import norm
+from scipy.special import ndtri
 
 from curate.errors import CurateError
 from curate.ledger import JUDGEMENTS
@@ -154,7 +154,7 @@ def cohen_kappa(counts: np.ndarray) -> Kappa:
     apart = p * (second[:, None] + first[None, :]) ** 2  # p_.i + p_j. of cell (i, j)
     variance = (same * (1 - (first + second) * (1 - kappa)) ** 2).sum()
     variance += (1 - kappa) ** 2 * (apart.sum() - np.trace(apart)) - (kappa - chance * (1 - kappa)) ** 2
-    reach = float(norm.ppf(0.975)) * math.sqrt(max(variance, 0) / n) / (1 - chance)
+    reach = float(ndtri(0.975)) * math.sqrt(max(variance, 0) / n) / (1 - chance)
     return Kappa(n, agreed, kappa, max(kappa - reach, -1.0), min(kappa + reach, 1.0))
 
 

@@ -5,19 +5,17 @@ drawn by chance in three classes, judging the fourth.
 """
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
 import scipy.sparse
 from scipy.special import ndtri
-from sklearn.decomposition import PCA
-from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import StratifiedKFold
-from sklearn.neighbors import NearestNeighbors
-from sklearn.preprocessing import normalize
 
 from curate.artifacts import artifact_score
+
+if TYPE_CHECKING:
+    from sklearn.linear_model import LogisticRegression
 
 COMPONENTS = 128  # of the embeddings; 128 and 256 learn as well as all 1,280
 CROWD = 60  # nearest images whose mean distance tells how far an image is from the crowd
@@ -149,6 +147,9 @@ def learn(
     Returns:
         None while there are fewer than five decisions of either kind.
     """
+    from sklearn.linear_model import LogisticRegression  # loaded by who learns, not by every command
+    from sklearn.model_selection import StratifiedKFold
+
     decided = np.flatnonzero(space.usable & np.isfinite(rejected))
     verdicts = rejected[decided].astype(int)
     if np.bincount(verdicts, minlength=2).min() < LEAST_DECISIONS:
@@ -200,6 +201,8 @@ def certainty(probability: np.ndarray) -> np.ndarray:
 
 def explain(space: Space, opinion: Opinion, row: int, decided: Sequence[int], *, most: int = 3) -> Why:
     """The decided images most like an image, and the measures that speak loudest (the gradient times the value)."""
+    from sklearn.preprocessing import normalize
+
     parts = space.features.shape[1] - len(space.measures)
     directions = normalize(space.features[:, :parts][[row, *decided]])
     cosines = directions[1:] @ directions[0]
@@ -226,6 +229,9 @@ def next_first(suspicion: np.ndarray, what: Next) -> np.ndarray:
 
 def _components(embeddings: np.ndarray) -> np.ndarray:
     """(n, d) -> (n, at most COMPONENTS) float32."""
+    from sklearn.decomposition import PCA
+    from sklearn.preprocessing import normalize
+
     if len(embeddings) < 2:
         return np.zeros((len(embeddings), 0), np.float32)
     unit = normalize(np.sign(embeddings) * np.sqrt(np.abs(embeddings)))
@@ -236,6 +242,9 @@ def _components(embeddings: np.ndarray) -> np.ndarray:
 
 def _nearest(components: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Distance from the crowd (n,), the nearest rows (n, k), and their likeness (n, k)."""
+    from sklearn.neighbors import NearestNeighbors
+    from sklearn.preprocessing import normalize
+
     others = min(CROWD, len(components) - 1)
     if others < 1:
         return np.zeros(len(components)), np.zeros((len(components), 0), np.int32), np.zeros((len(components), 0))
@@ -251,6 +260,8 @@ def _calibrated(unseen: np.ndarray, verdicts: np.ndarray, scores: np.ndarray) ->
 
     A score that few decisions speak against is left out, never turned round.
     """
+    from sklearn.linear_model import LogisticRegression
+
     columns = list(range(unseen.shape[1]))
     while columns:
         platt = LogisticRegression(C=PLATT_C).fit(unseen[:, columns], verdicts)
@@ -288,7 +299,7 @@ def _spread(graph: scipy.sparse.csr_matrix, scores: np.ndarray) -> np.ndarray:
     return mixed
 
 
-def _by_kind(model: LogisticRegression) -> tuple[np.ndarray, np.ndarray]:
+def _by_kind(model: "LogisticRegression") -> tuple[np.ndarray, np.ndarray]:
     """(kinds, p) weights and (kinds,) biases; scikit-learn keeps one row for two kinds."""
     weights, biases = model.coef_, model.intercept_
     if len(model.classes_) == 2:
