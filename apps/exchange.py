@@ -1,6 +1,7 @@
 """Pages that live in the browser: their files, and the address where their decisions come in and are answered.
 
-Decisions do not pass through a run of Streamlit's script, which is begun anew for every message: a page sends its outbox to `/exchange/{page}` and gets what it is to show, with what the ledger holds now.
+Decisions do not pass through a run of Streamlit's script, which is begun anew for every message: a page sends its
+outbox to `/exchange/{page}` and gets what it is to show, with what the ledger holds now.
 """
 
 import json
