@@ -6,8 +6,8 @@ const SCOPES = { all: "", class: "By class", reviewers: "By reviewers" };
 const MORE = 50; // disagreements
 
 class Agreed {
-  constructor(root, { outbox, ask, choose, changed, say }) { // outbox: gives it; ask: for other data; choose: from a list
-    Object.assign(this, { root, outbox, ask, choose, changed, say });
+  constructor(root, { outbox, ask, chooser, changed, say }) { // outbox: gives it; ask: for other data
+    Object.assign(this, { root, outbox, ask, chooser, changed, say });
     this.$ = (selector) => root.querySelector(selector);
     this.rows = new Map(); // image id -> disagreement
     this.takenBack = new Set(); // images whose settlement was undone here
@@ -179,12 +179,13 @@ class Agreed {
   }
 
   askReason(id) {
-    this.choose("Reject because …", this.data.reasons.map(words), (name) => this.settle(id, "reject", { reason: this.data.reasons.find((reason) => words(reason) === name) }));
+    const reject = (name) => this.settle(id, "reject", { reason: this.data.reasons.find((reason) => words(reason) === name) });
+    this.chooser.open(this.data.reasons.map(words), reject, "Reject because …");
   }
 
   askClass(id) {
     const others = this.data.labels.filter((name) => name !== this.rows.get(id).label);
-    this.choose("Which class is it?", others, (label) => this.settle(id, "relabel", { label }));
+    this.chooser.open(others, (label) => this.settle(id, "relabel", { label }));
   }
 
   // --- keys: they act on the disagreement that has the focus -----------------------------------------------------------

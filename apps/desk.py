@@ -13,9 +13,9 @@ import sqlalchemy as sa
 from apps.copies import Copies, facts_of
 from apps.events import Known, decisions_of
 from apps.facets import Facets, wanted
+from apps.handout import SHARE, Handout
 from apps.items import Items
 from apps.judged import JudgedPairs
-from apps.leases import SHARE, Leases
 from apps.live import LiveScreen
 from curate.errors import CurateError
 from curate.ledger import Decision, Ledger
@@ -76,7 +76,7 @@ class Desk:
         self._queue = LiveQueue(self.manifest, target, what)
         self.items = Items(self.manifest, root, self._queue.row)
         self.file_names = dict(zip(self._queue.row, self.manifest["file_name"], strict=True))
-        self._leases = Leases(self.ledger)
+        self._handout = Handout(self.ledger)
         self._judged = JudgedPairs()
         self._known = Known(self.name, self._queue.row, self.labels, self._find, self._batch, self._queue.judged_since)
         self._copies: Copies | None = None
@@ -147,7 +147,7 @@ class Desk:
             self._catch_up()
             want = wanted(asked, self.labels)
             found = self._queue.select(want, self.facets.among(asked))
-            others = self._leases.others(reviewer) if want.status in ("waiting", None) else {}
+            others = self._handout.others(reviewer) if want.status in ("waiting", None) else {}
             found = found[~np.isin(found, [self._queue.row[i] for i in others if i in self._queue.row])]
             pages = max(1, -(-len(found) // PAGE))
             page = min(max(asked["page"], 0), pages - 1) if isinstance(asked.get("page"), int) else 0
@@ -223,7 +223,7 @@ class Desk:
             first = [row for row in kept if (found == row).any() and not self._queue.set_aside(row)]
             rest = (row for row in found if row not in first)
             queue = (self._queue.image_ids[row] for row in chain(first, rest))
-            image_ids, news = self._leases.take(queue, reviewer, WINDOW, len(found))
+            image_ids, news = self._handout.take(queue, reviewer, WINDOW, len(found))
             if not news:
                 break
             self._catch_up()
@@ -235,7 +235,7 @@ class Desk:
     def _not_taken(self, rows: list[int], reviewer: str) -> list[int]:
         """The rows of a page without those that another took in this moment; what waits is held from now on."""
         waiting = [self._queue.image_ids[row] for row in rows if self._queue.kind(row)[1] == "waiting"]
-        held, _ = self._leases.take(waiting, reviewer, len(waiting), SHARE * len(waiting))  # a page is taken whole
+        held, _ = self._handout.take(waiting, reviewer, len(waiting), SHARE * len(waiting))  # a page is taken whole
         taken = set(waiting) - set(held)
         return [row for row in rows if self._queue.image_ids[row] not in taken]
 

@@ -297,7 +297,6 @@ function open(root) {
 
   // --- keys: they act on the pair that has the focus -----------------------------------------------------------------
   function onKey(event) {
-    if (!root.isConnected) return close();
     if (event.ctrlKey || event.metaKey || event.altKey || event.isComposing) return;
     const key = event.key.toLowerCase();
     const target = event.composedPath()[0];
@@ -329,24 +328,15 @@ function open(root) {
   function say(text) { $(".live").textContent = text; }
 
   const onTick = () => {
-    if (!root.isConnected) return close();
     if (!data) return sent?.([]);
     if (outbox.size || page.dataset.ready === "false") outbox.send(); // a page that was asked for did not come
     outbox.mark(page, data.error);
   };
-
-  function close() {
-    window.removeEventListener("keydown", onKey, true);
-    clearInterval(timer);
-    delete root.duplicates;
-  }
 
   $(".back").onclick = () => go(data.kind, data.page - 1);
   $(".next").onclick = () => go(data.kind, data.page + 1);
   $(".mirror").onclick = () => mirror(!mirrored());
   $(".close").onclick = closeCompare;
   $(".compare").addEventListener("cancel", (event) => { event.preventDefault(); closeCompare(); });
-  window.addEventListener("keydown", onKey, true);
-  const timer = setInterval(onTick, RESEND_MS);
-  return { update, close };
+  return { update, close: living(root, "duplicates", onKey, onTick) };
 }

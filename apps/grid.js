@@ -42,7 +42,7 @@ function open(root) {
       selected.clear();
       turn(0);
     });
-    chooser = new Chooser($(".chooser"), (label) => decide("relabel", { label }));
+    chooser = new Chooser($(".chooser"));
     introduced.reasons.forEach((reason, i) => {
       $(".reasons").append(button("", words(reason), () => decide("reject", { reason })));
       $(".reasons").lastChild.dataset.action = `reject${i + 1}`;
@@ -249,11 +249,11 @@ function open(root) {
   // --- keys ----------------------------------------------------------------------------------------------------------
   const actions = {
     accept: () => decide("accept"), undo, select: () => active && toggle(active), grid: () => go(""),
-    relabel: () => data.labels.length > 1 && chooser.open(data.labels), heat: () => heat(page.dataset.heat === "on" ? "off" : "on"),
+    relabel: () => data.labels.length > 1 && chooser.open(data.labels, (label) => decide("relabel", { label })),
+    heat: () => heat(page.dataset.heat === "on" ? "off" : "on"),
   };
 
   function onKey(event) {
-    if (!root.isConnected) return close();
     const target = event.composedPath()[0];
     if ($(".chooser").open) return chooser.key(event);
     if ($(".confirm").open) return inConfirm(event);
@@ -297,17 +297,10 @@ function open(root) {
   function say(text) { $(".live").textContent = text; }
 
   const onTick = () => {
-    if (!root.isConnected) return close();
     if (!data) return sent?.([]);
     if (outbox.size || page.dataset.ready === "false") outbox.send(); // a page that was asked for did not come
     outbox.mark(page, data.error);
   };
-
-  function close() {
-    window.removeEventListener("keydown", onKey, true);
-    clearInterval(timer);
-    delete root.grid;
-  }
 
   $(".pick-page").onclick = () => pick(data.tiles.map((tile) => tile.id));
   $(".pick-flag").onchange = () => {
@@ -329,7 +322,5 @@ function open(root) {
   $(".no").onclick = () => answer(false);
   $(".close").onclick = () => $(".large").close();
   $(".large").onclose = () => tileOf(active)?.focus();
-  window.addEventListener("keydown", onKey, true);
-  const timer = setInterval(onTick, RESEND_MS);
-  return { update, close };
+  return { update, close: living(root, "grid", onKey, onTick) };
 }

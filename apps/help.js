@@ -50,7 +50,6 @@ function open(root, data) {
   }
 
   function onKey(event) {
-    if (!root.isConnected) return close();
     if (!waits || ["Shift", "Control", "Alt", "Meta", "Tab"].includes(event.key)) return;
     event.preventDefault();
     event.stopImmediatePropagation();
@@ -73,17 +72,12 @@ function open(root, data) {
 
   function say(text) { $(".said").textContent = text; }
 
-  function close() {
-    window.removeEventListener("keydown", onKey, true);
-    delete root.help;
-  }
-
   $(".usual").onclick = () => {
     localStorage.removeItem("deeprock/look/keys");
     say("All keys are as they were.");
     show();
   };
-  window.addEventListener("keydown", onKey, true);
+  const close = living(root, "help", onKey);
   show();
   $(".help").dataset.ready = "true";
   return { close };

@@ -3,8 +3,8 @@
 from typing import Any
 
 from apps.exchange import browser_page
-from curate.artifacts import THRESHOLDS
 from curate.columns import COLUMNS
+from curate.thresholds import THRESHOLDS
 
 _component = browser_page("help")
 

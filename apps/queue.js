@@ -182,18 +182,21 @@ class Pictures { // the image in the middle, and the next ones, loaded beforehan
   }
 }
 
-class Chooser { // of another class, by typing or by number
-  constructor(dialog, chosen) {
+class Chooser { // of one name among several, by typing or by number
+  constructor(dialog) {
     this.dialog = dialog;
-    this.find = dialog.querySelector(".find");
-    this.list = dialog.querySelector(".choices");
-    this.chosen = chosen;
+    this.find = Object.assign(document.createElement("input"), { type: "text", className: "find", autocomplete: "off", spellcheck: false });
+    this.list = node("div", "", "choices");
+    this.list.setAttribute("role", "group");
+    this.list.ariaLabel = "Choices";
     this.find.oninput = () => this.show();
+    dialog.append(this.find, this.list, node("p", "Press a number, or type and press Enter. Esc goes back.", "hint"));
   }
 
-  open(labels) {
-    this.labels = labels;
-    this.find.value = "";
+  open(names, chosen, question = "Which class is it?") {
+    Object.assign(this, { names, chosen });
+    this.dialog.ariaLabel = question;
+    Object.assign(this.find, { value: "", placeholder: question, ariaLabel: question });
     this.show();
     this.dialog.showModal();
     this.find.focus();
@@ -201,7 +204,7 @@ class Chooser { // of another class, by typing or by number
 
   show() {
     const typed = this.find.value.trim().toLowerCase();
-    this.shown = this.labels.filter((name) => name.toLowerCase().includes(typed));
+    this.shown = this.names.filter((name) => name.toLowerCase().includes(typed));
     this.list.replaceChildren(...this.shown.map((name, i) => button(i < 9 ? String(i + 1) : "", name, () => this.pick(name))));
   }
 

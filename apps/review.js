@@ -33,7 +33,7 @@ function open(root) {
   function start(introduced) {
     sent = (events) => send({ reviewer: speaker(data ?? introduced, events), ...filters.wanted, events });
     filters = new Bar($(".bar-of-filters"), introduced, ask);
-    chooser = new Chooser($(".chooser"), (label) => decide("relabel", { label }));
+    chooser = new Chooser($(".chooser"));
     introduced.reasons.forEach((reason, i) => {
       $(".reasons").append(button("", words(reason), () => decide("reject", { reason })));
       $(".reasons").lastChild.dataset.action = `reject${i + 1}`;
@@ -202,14 +202,13 @@ function open(root) {
   // --- keys --------------------------------------------------------------------------------------------------------
   const actions = {
     accept: () => decide("accept"), skip: () => decide("skip"), undo, zoom: () => zoom(zoomed() ? 1 : ZOOM), heatOf: otherHeat,
-    relabel: () => page.dataset.ready === "true" && chooser.open(data.labels.filter((name) => name !== items.get(shown).label)),
+    relabel: () => page.dataset.ready === "true" && chooser.open(data.labels.filter((name) => name !== items.get(shown).label), (label) => decide("relabel", { label })),
     heat: () => heat(page.dataset.heat === "on" ? "off" : "on", $(".opacity").value),
     fainter: () => fade(-20), stronger: () => fade(20), grid: () => go("grid"),
   };
   const moves = { ArrowLeft: [-STEP, 0], ArrowRight: [STEP, 0], ArrowUp: [0, -STEP], ArrowDown: [0, STEP] };
 
   function onKey(event) {
-    if (!root.isConnected) return close();
     const target = event.composedPath()[0];
     const held = event.repeat && (event.key === "Enter" || event.key === " ") && root.contains(target);
     if (held && target.localName === "button") return event.preventDefault(); // a held Enter clicks once
@@ -234,17 +233,10 @@ function open(root) {
   }
 
   const onTick = () => {
-    if (!root.isConnected) return close();
     if (!data) return sent?.([]);
     if (outbox.size) outbox.send();
     outbox.mark(page, data.error);
   };
-
-  function close() {
-    window.removeEventListener("keydown", onKey, true);
-    clearInterval(timer);
-    delete root.review;
-  }
 
   $(".accept").onclick = () => decide("accept");
   $(".skip").onclick = () => decide("skip");
@@ -258,9 +250,7 @@ function open(root) {
   $(".stage").onclick = (event) => event.target.closest("button, input, .notice, .guide") || zoom(zoomed() ? 1 : ZOOM, ...under(event));
   $(".stage").onpointermove = (event) => zoomed() && event.pointerType === "mouse" && place(...under(event));
   $(".opacity").oninput = () => heat("on", $(".opacity").value);
-  window.addEventListener("keydown", onKey, true);
-  const timer = setInterval(onTick, RESEND_MS);
-  return { update, close };
+  return { update, close: living(root, "review", onKey, onTick) };
 }
 
 function row(className, ...children) {

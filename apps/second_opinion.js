@@ -15,9 +15,9 @@ function open(root) {
   const page = $(".second");
   const items = new Map(); // image id -> what the server says of it
   const pictures = new Pictures(page, picture);
-  const chooser = new Chooser($(".chooser"), (name) => picked(name));
-  const agreed = new Agreed(root, { outbox: () => outbox, ask, choose: openChooser, changed: show, say });
-  let data, outbox, asked, hold, shown, picked;
+  const chooser = new Chooser($(".chooser"));
+  const agreed = new Agreed(root, { outbox: () => outbox, ask, chooser, changed: show, say });
+  let data, outbox, asked, hold, shown;
 
   const send = exchanges("second-opinion", update);
   const sent = (events) => send({ reviewer: speaker(data, events), ...asked, events });
@@ -192,23 +192,14 @@ function open(root) {
     pictures.show(item, item && `An image of the class ${item.label}`);
   }
 
-  // --- choosing a class or a reason ------------------------------------------------------------------------------------
-  function openChooser(title, names, then) {
-    picked = then;
-    Object.assign($(".find"), { placeholder: title, ariaLabel: title });
-    $(".chooser").ariaLabel = title;
-    chooser.open(names);
-  }
-
   function relabel() {
     if (page.dataset.ready !== "true" || !shown) return;
     const others = data.labels.filter((name) => name !== items.get(shown).label);
-    openChooser("Which class is it?", others, (label) => judge("relabel", { label }));
+    chooser.open(others, (label) => judge("relabel", { label }));
   }
 
   // --- keys ------------------------------------------------------------------------------------------------------------
   function onKey(event) {
-    if (!root.isConnected) return close();
     const target = event.composedPath()[0];
     const repeated = event.repeat && (event.key === "Enter" || event.key === " ") && root.contains(target);
     if (repeated && target.localName === "button") return event.preventDefault(); // a held Enter clicks once
@@ -232,24 +223,15 @@ function open(root) {
   function say(text) { $(".said-aloud").textContent = text; }
 
   const onTick = () => {
-    if (!root.isConnected) return close();
     if (!outbox) return data && !nameless() ? sent([]) : undefined;
     if (outbox.size || !answered()) outbox.send();
     outbox.mark(page, data.error);
   };
-
-  function close() {
-    window.removeEventListener("keydown", onKey, true);
-    clearInterval(timer);
-    delete root.second;
-  }
 
   $(".judge .accept").onclick = () => judge("accept");
   $(".judge .skip").onclick = () => judge("skip");
   $(".judge .undo").onclick = undo;
   $(".judge .relabel").onclick = relabel;
   $(".again").onclick = () => ask({ drawn: Date.now() });
-  window.addEventListener("keydown", onKey, true);
-  const timer = setInterval(onTick, RESEND_MS);
-  return { update, close };
+  return { update, close: living(root, "second", onKey, onTick) };
 }

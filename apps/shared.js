@@ -135,6 +135,18 @@ function renamed(data, outbox) { // whether another name was given than the one 
   return !outbox.size && name !== "" && ![data.asked.reviewer, data.reviewer].includes(name);
 }
 
+function living(root, name, onKey, onTick = () => {}) { // a page hears keys and the clock until it leaves the document; ends that
+  const key = (event) => (root.isConnected ? onKey(event) : close());
+  const timer = setInterval(() => (root.isConnected ? onTick() : close()), RESEND_MS);
+  window.addEventListener("keydown", key, true);
+  function close() {
+    window.removeEventListener("keydown", key, true);
+    clearInterval(timer);
+    delete root[name];
+  }
+  return close;
+}
+
 function go(page) { // to another page of the app, without loading it anew where its link is in sight
   const link = document.querySelector(`a[href$="/${page}"]`);
   link ? link.click() : location.assign(`/${page}`);

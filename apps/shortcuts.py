@@ -11,7 +11,7 @@ from curate.errors import CurateError
 from curate.findings import BEFORE, PARTS, carriers, independent, shortcuts_path
 from curate.next_steps import searched
 from curate.page_pieces import percent, safe, with_interval
-from curate.shortcuts import Accuracy, Finding, Shortcuts, compare, counted_rows, read_shortcuts
+from curate.shortcuts_found import Accuracy, Finding, Shortcuts, compare, counted_rows, read_shortcuts
 
 SHOWN = 8  # shortcuts with their images
 BESIDE = 6  # images that carry one, and as many that do not

@@ -28,16 +28,7 @@ from sklearn.model_selection import KFold
 from sklearn.preprocessing import normalize
 
 import curate
-from curate.artifacts import (
-    SIDE,
-    THRESHOLDS,
-    background_kind,
-    measure_detail,
-    object_count,
-    read,
-    scores_of,
-    summarise,
-)
+from curate.artifacts import SIDE, background_kind, measure_detail, object_count, read, scores_of, summarise
 from curate.concepts import (
     COLUMN_OF,
     HEARD,
@@ -59,6 +50,7 @@ from curate.images import open_rgb, thumbnail
 from curate.overlay import SIDE as OVERLAY_SIDE
 from curate.overlay import letter_cues, letter_map, networks
 from curate.store import ImageError
+from curate.thresholds import THRESHOLDS
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 STRENGTHS = {

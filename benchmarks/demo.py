@@ -18,7 +18,6 @@ import numpy as np
 import pandas as pd
 
 from benchmarks.steps import Steps
-from curate.artifacts import THRESHOLDS
 from curate.console import print_table
 from curate.images import inspect
 from curate.manifest import read_manifest, write_manifest
@@ -27,6 +26,7 @@ from curate.screen import Space, learn, see
 from curate.sources.demo import Truth, render, truth_of
 from curate.split import split
 from curate.store import store
+from curate.thresholds import THRESHOLDS
 from tests.web import LoopbackWeb, demo_photos
 
 SEED = 7

@@ -4,7 +4,7 @@
 
 Of the scraped photos, those whose light an expert calls good, without the doubtful ones, are edited as they are in the
 file, one fault at a time, and saved as JPEG of quality 90. Photos fall into halves by their perceptual hash, so that
-copies stay together: the limits in `curate.artifacts` were set on one half, and all figures are of the other. False
+copies stay together: the limits in `curate.thresholds` were set on one half, and all figures are of the other. False
 positives are unedited photos of that half that raise the same flag. Where an edit changes nothing (x3 of a black
 rock on white paper) it counts all the same. CleanVision, in `.venv-peers`, sees the same files. Then the rendered
 pictures of `curate.sources.demo`, whose faults of light are known. The last line is one JSON object.
@@ -27,11 +27,12 @@ import pandas as pd
 from PIL import Image
 from scipy.stats import beta
 
-from curate.artifacts import SIDE, THRESHOLDS, measure, measure_detail
+from curate.artifacts import SIDE, measure, measure_detail
 from curate.images import decode, open_rgb, phash, thumbnail
 from curate.recipe import copy_shipped, read_recipe
 from curate.sources.demo import Truth, render
 from curate.store import ImageError
+from curate.thresholds import THRESHOLDS
 
 ROOT = Path(__file__).resolve().parents[1]
 PHOTOS = ROOT.parent / "shared" / "data" / "rocks"

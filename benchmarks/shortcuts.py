@@ -33,7 +33,8 @@ from curate.artifacts import foreground, measure_image
 from curate.console import print_table
 from curate.images import inspect, open_rgb, thumbnail
 from curate.masked import masked_accuracy
-from curate.shortcuts import LEVEL, Finding, ask, find_in_classes, find_shortcuts, measures_of
+from curate.shortcuts import LEVEL, ask, find_in_classes, find_shortcuts, measures_of
+from curate.shortcuts_found import Finding
 from curate.store import ImageError
 from curate.threads import one_thread_each
 

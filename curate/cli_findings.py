@@ -10,7 +10,7 @@ from curate.cli_records import MANIFESTS, DataRoot
 if TYPE_CHECKING:
     import pandas as pd
 
-    from curate.shortcuts import Accuracy, Shortcuts
+    from curate.shortcuts_found import Accuracy, Shortcuts
 
 BEST = 8  # measures that the table of accuracies shows
 PARTS = {  # of `curate.masked`, in words
@@ -42,7 +42,8 @@ def shortcuts(
     from dataclasses import replace
 
     from curate.manifest import read_manifest
-    from curate.shortcuts import find_shortcuts, write_shortcuts
+    from curate.shortcuts import find_shortcuts
+    from curate.shortcuts_found import write_shortcuts
 
     table = read_manifest(manifest)
     before = find_shortcuts(read_manifest(against), seed=seed) if against else None
@@ -71,7 +72,7 @@ def _judge_masked(
     from curate.audit import measure_all
     from curate.console import progress_bars
     from curate.masked import masked_accuracy
-    from curate.shortcuts import counted_rows
+    from curate.shortcuts_found import counted_rows
     from curate.wiring import Model
 
     rows = counted_rows(table)[0].reset_index(drop=True)
@@ -120,7 +121,7 @@ def _print_accuracies(found: "Shortcuts") -> None:
 
 def _print_comparison(before: "Shortcuts", after: "Shortcuts") -> None:
     from curate.console import print_table
-    from curate.shortcuts import compare
+    from curate.shortcuts_found import compare
 
     rows = []
     for label, kind, old, new, fate in compare(before, after):

@@ -8,14 +8,14 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from curate.artifacts import THRESHOLDS
 from curate.balance import undecided
 from curate.columns import COLUMNS
 from curate.decide import apply_decisions
 from curate.errors import CurateError
 from curate.screen import certainty
-from curate.shortcuts import Finding, Shortcuts, counted_rows, read_shortcuts
+from curate.shortcuts_found import Finding, Shortcuts, counted_rows, read_shortcuts
 from curate.stats import summary
+from curate.thresholds import THRESHOLDS
 
 WORST = 12  # images shown of each flag
 BINS = 10  # of the screen's probability

@@ -37,7 +37,7 @@ from curate.page_pieces import (
     with_interval,
 )
 from curate.screen import SURE
-from curate.shortcuts import Finding, Shortcuts, compare
+from curate.shortcuts_found import Finding, Shortcuts, compare
 from curate.stats import counted, imbalance_ratio, rejections
 
 OPEN = 4  # of the worst images that are not folded away

@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from curate.artifacts import flags
 from curate.screen import learn, see, suspicion
 from curate.spaces import keep_space
+from curate.thresholds import flags
 
 
 def judge(table: pd.DataFrame, embeddings: np.ndarray, standing: pd.DataFrame, root: Path) -> pd.DataFrame:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from curate.balance import undecided
 from curate.findings import UNREADABLE, Findings, independent
 from curate.page_pieces import Said, so_many_images
-from curate.shortcuts import Finding, Shortcuts
+from curate.shortcuts_found import Finding, Shortcuts
 
 MOST_NAMED = 5  # shortcuts, flags or classes in one sentence
 REMEDIES = {  # of a shortcut, by its artifact

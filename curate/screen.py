@@ -12,7 +12,7 @@ import pandas as pd
 import scipy.sparse
 from scipy.special import ndtri
 
-from curate.artifacts import artifact_score
+from curate.thresholds import artifact_score
 
 if TYPE_CHECKING:
     from sklearn.linear_model import LogisticRegression

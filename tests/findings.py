@@ -7,7 +7,7 @@ import pandas as pd
 from PIL import Image
 
 from curate.manifest import write_manifest
-from curate.shortcuts import Accuracy, Finding, Shortcuts, write_shortcuts
+from curate.shortcuts_found import Accuracy, Finding, Shortcuts, write_shortcuts
 from tests.pictures import jpeg
 
 ROWS = {  # image_id: label, status, predicted, probability of the label, background_texture, energy on the background

@@ -12,7 +12,6 @@ from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 from typer.testing import CliRunner
 
 from curate import page_pictures
-from curate.artifacts import THRESHOLDS
 from curate.cli_report import report
 from curate.columns import COLUMNS
 from curate.errors import CurateError
@@ -32,7 +31,8 @@ from curate.ledger import Decision, Ledger
 from curate.manifest import read_manifest, write_manifest
 from curate.next_steps import next_steps
 from curate.page_pictures import SIDE, overlay, pictures
-from curate.shortcuts import counted_rows, write_shortcuts
+from curate.shortcuts_found import counted_rows, write_shortcuts
+from curate.thresholds import THRESHOLDS
 from tests.findings import audited, masked, shortcuts, write_heatmap, write_shortcuts_beside
 from tests.html_page import Page
 

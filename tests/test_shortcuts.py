@@ -11,15 +11,8 @@ from sklearn.metrics import roc_auc_score
 from curate.cli_findings import shortcuts
 from curate.errors import CurateError
 from curate.manifest import write_manifest
-from curate.shortcuts import (
-    ask,
-    auroc_with_interval,
-    compare,
-    enrichment,
-    find_shortcuts,
-    read_shortcuts,
-    write_shortcuts,
-)
+from curate.shortcuts import ask, auroc_with_interval, enrichment, find_shortcuts
+from curate.shortcuts_found import read_shortcuts, write_shortcuts
 
 
 def noise(seed: int = 0, classes: str = "abcd", each: int = 40) -> pd.DataFrame:
@@ -186,28 +179,6 @@ def test_the_manifest_is_not_changed_and_a_seed_gives_the_same_again():
     before = table.copy()
     assert find_shortcuts(table, seed=3) == find_shortcuts(table, seed=3)
     pd.testing.assert_frame_equal(table, before)
-
-
-def test_before_and_after_are_compared_artifact_by_artifact():
-    white = noise()["label"] == "c"
-    chromatic = noise().assign(background_chroma=noise()["background_chroma"].mask(white, 80.0))
-    before = find_shortcuts(darkened(chromatic, "b", 0.5), seed=0)
-    after = find_shortcuts(darkened(chromatic, "a", 0.5), seed=0)
-    fates = {(label, kind): fate for label, kind, _, _, fate in compare(before, after)}
-    assert fates["b", "illumination"] == "gone"
-    assert fates["c", "background"] == "left"
-    assert fates["a", "illumination"] == "new"
-
-
-def test_what_was_found_is_written_and_read_again(tmp_path):
-    found = find_shortcuts(darkened(noise(), "b", 0.5), seed=0)
-    write_shortcuts(found, tmp_path / "found.json")
-    assert read_shortcuts(tmp_path / "found.json") == found
-    (tmp_path / "found.json").write_text('{"findings": []}')
-    with pytest.raises(CurateError, match="Run it again"):
-        read_shortcuts(tmp_path / "found.json")
-    with pytest.raises(CurateError, match="`curate shortcuts` writes it"):
-        read_shortcuts(tmp_path / "none.json")
 
 
 def test_the_command_prints_what_it_found_compares_and_writes(tmp_path, capsys):

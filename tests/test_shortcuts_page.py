@@ -5,7 +5,7 @@ from streamlit.testing.v1 import AppTest
 
 from apps.desk import Desk, open_desk
 from curate.manifest import write_manifest
-from curate.shortcuts import write_shortcuts
+from curate.shortcuts_found import write_shortcuts
 from tests.findings import audited, masked, shortcuts, write_shortcuts_beside
 
 HOSTILE = "<img src=x onerror=alert(1)> **bold** [link](https://a.example) :red[x]"

@@ -2,7 +2,7 @@
 
 import pytest
 
-from curate.artifacts import THRESHOLDS
+from curate.thresholds import THRESHOLDS
 
 pytestmark = pytest.mark.browser
 

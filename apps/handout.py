@@ -1,4 +1,4 @@
-"""Who is looking at what: each reviewer holds the next images of the queue for a while, so that no other gets them."""
+"""Hands out the queue: each reviewer holds the next images for a while, so that no other gets them."""
 
 import time
 from collections.abc import Iterable
@@ -13,8 +13,8 @@ SHARE = 4  # of what waits no more than this part is taken, so that a second rev
 LEAST = 4  # images that are taken in any case
 
 
-class Leases:
-    """The leases of one server; for one thread at a time."""
+class Handout:
+    """What one server has handed out to its reviewers; for one thread at a time."""
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
