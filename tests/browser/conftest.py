@@ -1,11 +1,14 @@
 """A review server in its own process, and pages of a headless Chromium that look at it."""
 
+import multiprocessing
+import os
 import shutil
 import signal
 import socket
-import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
 
@@ -14,46 +17,62 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from apps.serve import serve as serve_app
 from curate.images import inspect
 from curate.manifest import write_manifest
 from curate.store import store
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 ARGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-START = """
-import sys
-from pathlib import Path
-from apps.serve import serve
-folder = Path(sys.argv[1])
-serve(folder / "audited.csv", folder / "data", str(folder / "ledger.db"), target=4, reviewer="ana",
-      port=int(sys.argv[2]), open_browser=False)
-"""
+FORKED = multiprocessing.get_context("forkserver")  # a server has what it needs loaded when it begins
+FORKED.set_forkserver_preload(["pytest", "apps.serve", "curate.contribute", "curate.findings", "curate.next_steps"])
+STARTED = 60.0  # seconds that a server has to begin, on a busy machine
 
 
 class Server:
     """`serve` in a process that can be killed and started again on the same port."""
 
     def __init__(self, folder: Path) -> None:
-        self.ledger = folder / "ledger.db"
+        self.folder, self.ledger = folder, folder / "ledger.db"
         with socket.create_server(("127.0.0.1", 0)) as free:
             self.port = free.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
-        self._command = [sys.executable, "-c", START, str(folder), str(self.port)]
+        self._log = folder / "server.log"
         self.start()
 
-    def start(self) -> None:
-        self.process = subprocess.Popen(
-            self._command, cwd=Path(__file__).parents[2], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-        )
-        assert self.process.stdout
-        first = self.process.stdout.readline()
-        assert self.url in first, first + self.process.stdout.read()
+    @staticmethod
+    def run(folder: Path, port: int) -> None:
+        """What the process does."""
+        ledger = str(folder / "ledger.db")
+        audited, data = folder / "audited.csv", folder / "data"
+        serve_app(audited, data, ledger, target=4, reviewer="ana", port=port, open_browser=False)
 
-    def stop(self, how: signal.Signals = signal.SIGKILL) -> tuple[int, str]:
+    def start(self) -> None:
+        self._log.write_bytes(b"")
+        what = (self.run, self.folder, self.port, self._log)
+        self.process = FORKED.Process(target=_run_logged, args=what, daemon=True)  # ends with the tests
+        self.process.start()
+        until = time.monotonic() + STARTED
+        while self.url not in self._log.read_text():
+            assert self.process.is_alive(), self._log.read_text()
+            assert time.monotonic() < until, f"no server after {STARTED:.0f} s: {self._log.read_text()}"
+            time.sleep(0.01)
+
+    def stop(self, how: signal.Signals = signal.SIGKILL) -> tuple[int | None, str]:
         """Exit code and what it printed after its first line."""
-        self.process.send_signal(how)
-        printed, _ = self.process.communicate(timeout=20)
-        return self.process.returncode, printed
+        assert self.process.pid
+        os.kill(self.process.pid, how)
+        self.process.join(20)
+        return self.process.exitcode, self._log.read_text().partition("\n")[2]
+
+
+def _run_logged(run: Callable[[Path, int], None], folder: Path, port: int, log: Path) -> None:
+    """In the process of a server: all that it prints goes to its log."""
+    with log.open("ab") as out:
+        for stream in (1, 2):
+            os.dup2(out.fileno(), stream)
+    sys.stdout, sys.stderr = (os.fdopen(stream, "w", buffering=1, closefd=False) for stream in (1, 2))
+    run(folder, port)
 
 
 def make_data(folder: Path, images: int) -> None:
@@ -86,21 +105,35 @@ def make_data(folder: Path, images: int) -> None:
     write_manifest(pd.DataFrame(rows), folder / "audited.csv")
 
 
-@pytest.fixture(scope="module")
-def serve() -> Iterator[Callable[[Path], Server]]:
-    """Starts a server on a folder with `audited.csv` and `data`."""
+@contextmanager
+def servers() -> Iterator[Callable[..., Server]]:
+    """Starts a server, of a kind, on a folder with what it serves; all of them end with it."""
     if not CHROMIUM:
         pytest.skip("no chromium on this machine")
     running: list[Server] = []
 
-    def start(folder: Path) -> Server:
-        running.append(Server(folder))
+    def start(folder: Path, kind: type[Server] = Server) -> Server:
+        running.append(kind(folder))
         return running[-1]
 
     yield start
     for server in running:
-        if server.process.poll() is None:
+        if server.process.is_alive():
             server.stop()
+
+
+@pytest.fixture(scope="module")
+def serve() -> Iterator[Callable[..., Server]]:
+    """For what the tests of a module share."""
+    with servers() as start:
+        yield start
+
+
+@pytest.fixture
+def serve_alone() -> Iterator[Callable[..., Server]]:
+    """For a test that kills its server, or counts what is in the ledger."""
+    with servers() as start:
+        yield start
 
 
 @pytest.fixture(scope="module")
@@ -111,10 +144,10 @@ def server(tmp_path_factory, serve) -> Server:
 
 
 @pytest.fixture
-def own_server(tmp_path, serve) -> Server:
-    """For a test that kills it."""
+def own_server(tmp_path, serve_alone) -> Server:
+    """Of twelve images."""
     make_data(tmp_path, 12)
-    return serve(tmp_path)
+    return serve_alone(tmp_path)
 
 
 @pytest.fixture(scope="module")

@@ -50,10 +50,10 @@ def copies(tmp_path_factory, serve):
 
 
 @pytest.fixture
-def own_copies(tmp_path, serve):
+def own_copies(tmp_path, serve_alone):
     """For a test that kills it."""
     write_copies(tmp_path, 0)
-    return serve(tmp_path)
+    return serve_alone(tmp_path)
 
 
 def open_page(tab, server) -> None:
@@ -359,14 +359,14 @@ def test_a_missing_picture_says_so_and_a_lost_cache_leaves_what_the_manifest_nam
         (("duplicate_of", "label_conflict", "reason"), '"curate dedup" finds'),
     ],
 )
-def test_where_nothing_was_found_the_page_names_the_command(gone, words, tab, serve, tmp_path):
+def test_where_nothing_was_found_the_page_names_the_command(gone, words, tab, serve_alone, tmp_path):
     data = jpeg(1)
     (tmp_path / "data").mkdir()
     (tmp_path / "data/a.jpg").write_bytes(data)
     row = {"image_id": "a", "file_name": "a.jpg", "label": "granite", "status": "candidate"}
     row |= {"duplicate_of": None, "label_conflict": None, "reason": None}
     write_manifest(pd.DataFrame([row]).drop(columns=list(gone)), tmp_path / "audited.csv")
-    open_page(tab, serve(tmp_path))
+    open_page(tab, serve_alone(tmp_path))
     assert words in tab.locator(".notice").text_content()
     assert "curate dedup" in tab.locator(".notice").text_content()
     assert tab.locator(".pager").is_hidden()

@@ -4,7 +4,6 @@ import http.server
 import os
 import socket
 import struct
-import sys
 import threading
 import zlib
 from collections.abc import Callable, Iterator
@@ -18,6 +17,8 @@ import pandas as pd
 import pytest
 from PIL import Image, PngImagePlugin
 
+import apps.desk
+from apps.serve import serve
 from curate.errors import CurateError
 from curate.ledger import Ledger
 from curate.manifest import read_manifest
@@ -26,22 +27,6 @@ from tests.browser.conftest import Server
 pytestmark = pytest.mark.browser
 MARK = "a secret of the host"
 TOKEN = "0123456789abcdef-token"
-START = """
-import sys
-from pathlib import Path
-import pandas as pd
-import apps.desk
-from apps.serve import serve
-
-def read_unchecked(path):  # as if `read_manifest` did not refuse paths out of the root: the next walls have to hold
-    table = pd.read_parquet(path)
-    return table.assign(width=table["width"].astype("Int64"), height=table["height"].astype("Int64"))
-
-apps.desk.read_manifest = read_unchecked
-folder = Path(sys.argv[1])
-serve(folder / "hostile.parquet", folder / "data", str(folder / "ledger.db"), target=4, reviewer="ana",
-      port=int(sys.argv[2]), token=sys.argv[3], open_browser=False)
-"""
 SCRIPT = "<script>window.hacked=1</script><img src=x onerror='window.hacked=1'><svg onload=window.hacked=1>"
 MARKDOWN = (
     "![x](http://evil.example/pixel.png) [click](javascript:window.hacked=1) <http://evil.example> :material/home:"
@@ -57,15 +42,24 @@ class Hostile(Server):
 
     token = ""
 
-    def start(self) -> None:
-        self._command = [sys.executable, "-c", START, str(self.ledger.parent), str(self.port), self.token]
-        super().start()
+    @classmethod
+    def run(cls, folder: Path, port: int) -> None:
+        """As if `read_manifest` did not refuse paths out of the root: the next walls have to hold."""
+        apps.desk.read_manifest = read_unchecked
+        ledger = str(folder / "ledger.db")
+        manifest, root, token = folder / "hostile.parquet", folder / "data", cls.token
+        serve(manifest, root, ledger, target=4, reviewer="ana", port=port, token=token, open_browser=False)
 
 
 class Closed(Hostile):
     """The same behind a token."""
 
     token = TOKEN
+
+
+def read_unchecked(path: Path) -> pd.DataFrame:
+    table = pd.read_parquet(path)
+    return table.assign(width=table["width"].astype("Int64"), height=table["height"].astype("Int64"))
 
 
 def photo(shade: int, size: tuple[int, int] = (320, 240), kind: str = "JPEG") -> bytes:
@@ -174,18 +168,13 @@ def write_rows(path: Path, file_names: dict[str, str]) -> None:
 
 
 @pytest.fixture(scope="module")
-def start(tmp_path_factory) -> Iterator[Callable[[type[Hostile]], Hostile]]:
-    running: list[Hostile] = []
-
+def start(tmp_path_factory, serve) -> Callable[[type[Hostile]], Hostile]:
     def one(kind: type[Hostile]) -> Hostile:
         folder = tmp_path_factory.mktemp("hostile")
         make_hostile(folder)
-        running.append(kind(folder))
-        return running[-1]
+        return serve(folder, kind)
 
-    yield one
-    for server in running:
-        server.stop()
+    return one
 
 
 @pytest.fixture

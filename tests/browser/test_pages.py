@@ -1,42 +1,32 @@
 """Contribute, Identify and Classes in Chromium: files are dropped and judged, and names that attack are text."""
 
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from apps.serve import serve
 from curate.ledger import Ledger
 from curate.manifest import write_manifest
-from tests.browser.conftest import CHROMIUM, Server
+from curate.recipe import ImageClass, Recipe
+from tests.browser.conftest import Server
 from tests.pictures import jpeg
 
 pytestmark = pytest.mark.browser
 
 HOSTILE = "<img src=x onerror='window.hacked=1'> **bold** :red[x] [a](javascript:alert(1))"
-START = """
-import sys
-from pathlib import Path
-from apps.serve import serve
-from curate.ledger import Ledger
-from curate.recipe import ImageClass, Recipe
-folder, labels = Path(sys.argv[1]), sys.argv[3:]
-recipe = Recipe("rocks", tuple(ImageClass(label, ("rock",)) for label in labels), min_side=100)
-serve(folder / "audited.csv", folder / "data", str(folder / "data/ledger.db"), target=4, reviewer="ana",
-      recipe=recipe, runs=folder / "runs", port=int(sys.argv[2]), open_browser=False)
-"""
 LABELS = {"basalt": "basalt", "granite": "granite", "olivine": HOSTILE}
 
 
 class Pages(Server):
     """The review app with a recipe and a folder of runs."""
 
-    def start(self) -> None:
-        folder = self.ledger.parent
-        self._command = [sys.executable, "-c", START, str(folder), str(self.port), *LABELS.values()]
-        self.root = folder / "data"
-        super().start()
+    @staticmethod
+    def run(folder: Path, port: int) -> None:
+        """With a ledger in the data root, as `curate review` has it."""
+        recipe = Recipe("rocks", tuple(ImageClass(label, ("rock",)) for label in LABELS.values()), min_side=100)
+        ledger, of = str(folder / "data/ledger.db"), {"target": 4, "reviewer": "ana", "runs": folder / "runs"}
+        serve(folder / "audited.csv", folder / "data", ledger, recipe=recipe, port=port, open_browser=False, **of)
 
 
 def make_all(folder: Path) -> None:
@@ -56,15 +46,11 @@ def make_all(folder: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def pages(tmp_path_factory) -> Iterator[Pages]:
+def pages(tmp_path_factory, serve) -> Pages:
     pytest.importorskip("torch", reason="torch is not installed")
-    if not CHROMIUM:
-        pytest.skip("no chromium on this machine")
     folder = tmp_path_factory.mktemp("pages")
     make_all(folder)
-    server = Pages(folder)
-    yield server
-    server.stop()
+    return serve(folder, Pages)
 
 
 def open_page(tab, server: Pages, path: str):
@@ -91,7 +77,7 @@ def choose(tab, main, box: str, option: str) -> None:
 
 
 def photo(server: Pages) -> bytes:
-    return next(server.root.glob("granite*.png")).read_bytes()
+    return next((server.folder / "data").glob("granite*.png")).read_bytes()
 
 
 def identified(tab, server: Pages):
@@ -111,12 +97,12 @@ def test_what_is_dropped_is_in_the_ledger_under_its_name_and_a_hostile_name_is_t
     choose(tab, main, "Licence they are given under", "CC-BY-4.0")
     main.get_by_role("button", name="Contribute").click()
     main.get_by_text(f"3 files for {HOSTILE}: 2 taken, 0 repeated, 1 refused, 0 failed.").wait_for()
-    with Ledger(pages.root / "ledger.db") as ledger:
+    with Ledger(pages.folder / "data/ledger.db") as ledger:
         held = ledger.images()
     assert held["title"].tolist() == ["walk.png", name]
     assert set(held["label"]) == {HOSTILE}
     assert held[["creator", "license"]].drop_duplicates().values.tolist() == [["Ada", "CC-BY-4.0"]]
-    assert (pages.root.parent / "scraped.csv").is_file()
+    assert (pages.folder / "scraped.csv").is_file()
     assert main.get_by_test_id("stFileChip").count() == 0
     assert tab.evaluate("window.hacked") is None
 

@@ -328,7 +328,7 @@ def test_the_guide_is_shown_to_whoever_comes_first_and_says_the_meaning_of_flags
     assert tab.locator(".guide").is_hidden()
 
 
-def test_the_queue_follows_the_screen_without_a_jump(tab, tmp_path, serve):
+def test_the_queue_follows_the_screen_without_a_jump(tab, tmp_path, serve_alone):
     """Rejected is what granite looks like: the granites come first, behind the images that are shown already."""
     make_data(tmp_path, 40)
     table = read_manifest(tmp_path / "audited.csv")
@@ -337,7 +337,7 @@ def test_the_queue_follows_the_screen_without_a_jump(tab, tmp_path, serve):
         granite[:, None], np.eye(8)[0], np.eye(8)[1]
     )
     keep_space(tmp_path / "data", table["image_id"], see(embeddings, table))
-    server = serve(tmp_path)
+    server = serve_alone(tmp_path)
     shown = open_review(tab, server)
     for _ in range(16):
         shown = press(tab, "1" if tab.locator(".label").text_content() == "granite" else "a", shown)

@@ -47,10 +47,10 @@ def judged(tmp_path_factory, serve):
 
 
 @pytest.fixture
-def own_judged(tmp_path, serve):
+def own_judged(tmp_path, serve_alone):
     """Nine images, eight judged, seven of them by another person: for a test that kills the server or counts."""
     make_judged(tmp_path, 8, 9)
-    return serve(tmp_path)
+    return serve_alone(tmp_path)
 
 
 def open_page(tab, server) -> None:
@@ -546,9 +546,9 @@ def test_all_stays_inside_a_tablet_and_a_small_window(tab, own_judged):
     assert lowest["y"] + lowest["height"] <= 720
 
 
-def test_nothing_judged_says_so(tab, serve, tmp_path):
+def test_nothing_judged_says_so(tab, serve_alone, tmp_path):
     make_judged(tmp_path, 0, 2)
-    open_page(tab, serve(tmp_path))
+    open_page(tab, serve_alone(tmp_path))
     assert tab.locator(".sizes").text_content() == "Nothing is judged yet: there is nothing to look at again."
     turn_to(tab, "agreement")
     assert tab.locator("tbody").first.text_content() == "All0––no image"
