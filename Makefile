@@ -16,7 +16,7 @@ demo: $(VENV)/ready  ## the whole loop, offline, on rendered pictures
 	$(BIN)/python -m benchmarks.demo
 
 test: lint chromium postgresql  ## lint, types and every test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadscope
 
 screenshots: $(VENV)/ready chromium  ## the pictures of the app in docs/, from what `make demo` left
 	$(BIN)/python docs/screenshots.py

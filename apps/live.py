@@ -72,6 +72,9 @@ class LiveScreen:
 
     def _learn(self) -> None:
         """Until nothing is new: decisions come in meanwhile."""
+        import sklearn.linear_model  # a second, once, that is not to be rested from
+        import sklearn.model_selection  # noqa: F401
+
         while self._new >= EVERY and not self._ended.is_set():
             self._new = 0
             began = time.thread_time()

@@ -147,13 +147,13 @@ def learn(
     Returns:
         None while there are fewer than five decisions of either kind.
     """
-    from sklearn.linear_model import LogisticRegression  # loaded by who learns, not by every command
-    from sklearn.model_selection import StratifiedKFold
-
     decided = np.flatnonzero(space.usable & np.isfinite(rejected))
     verdicts = rejected[decided].astype(int)
     if np.bincount(verdicts, minlength=2).min() < LEAST_DECISIONS:
         return None
+    from sklearn.linear_model import LogisticRegression  # loaded by who learns, not by every command
+    from sklearn.model_selection import StratifiedKFold
+
     kinds = np.where(verdicts == 0, KEEP, [reason if isinstance(reason, str) else "" for reason in reasons[decided]])
     graph = graph_of(space) if graph is None else graph
     model = LogisticRegression(C=C, max_iter=1000, tol=1e-3).fit(space.features[decided], kinds)

@@ -323,6 +323,7 @@ def test_a_source_of_ones_own_that_wants_to_quit_ends_the_run(tmp_path):
 
 RATE_LIMITED_SOURCE = """
 import threading
+import time
 from curate.sources import Answer, Candidate, Page, Source
 
 asked, oak_is_refused = [], threading.Event()
@@ -334,6 +335,7 @@ def open_source(recipe, session):
             oak_is_refused.set()
             return Page(Answer.RATE_LIMITED, detail="come back tomorrow")
         oak_is_refused.wait(5)
+        time.sleep(0.2)  # until that is known
         number = int(cursor or 0)
         if number > 3:
             open(recipe.folder, "w").write(str(len(asked)))
