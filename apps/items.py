@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,12 @@ import pandas as pd
 from apps.pictures import heatmap_name
 from curate.columns import COLUMNS
 
+KEPT = 2000  # images whose facts are kept in memory, those asked for last
 _FLAG = re.compile(r"(?P<measure>[^=:]+)[=:]\s*(?P<value>.*?)\s*(?:\((?P<threshold>.*)\))?")
+_SHAPE = ("label", "width", "height")
 _PROVENANCE = ("source", "query", "title", "creator", "license", "url", "page_url")
 _MODEL = ("predicted", "label_probability", "reject_probability", "suspicion")
+_COLUMNS = (*_SHAPE, *_PROVENANCE, *_MODEL, "flags")
 
 
 class Items:
@@ -20,27 +24,25 @@ class Items:
 
     def __init__(self, manifest: pd.DataFrame, root: Path, row: Mapping[str, int]) -> None:
         """`row` finds an image_id in the manifest."""
-        self._manifest, self._root, self._row = manifest, root, row
-        self._made: dict[str, dict[str, Any]] = {}
+        self._root, self._row = root, row
+        self._columns = {name: manifest[name].array for name in _COLUMNS if name in manifest}
+        self.of = lru_cache(KEPT)(self._facts)
 
-    def of(self, image_id: str) -> dict[str, Any]:
+    def _facts(self, image_id: str) -> dict[str, Any]:
         """Identity, picture addresses, flags, model and provenance; None where something is missing."""
-        if image_id not in self._made:
-            cells = self._manifest.iloc[self._row[image_id]]
-            self._made[image_id] = {
-                "id": image_id,
-                "label": cells["label"],
-                "width": plain(cells.get("width")),
-                "height": plain(cells.get("height")),
-                "img": f"/img/{image_id}",
-                "thumb": f"/thumb/{image_id}",
-                "heat": self._heat("heat", image_id, image_id),
-                "heat_predicted": self._heat("heat-predicted", image_id, f"{image_id}-predicted"),
-                "flags": read_flags(plain(cells.get("flags"))),
-                **{name: plain(cells.get(name)) for name in _MODEL},
-                "provenance": {name: plain(cells.get(name)) for name in _PROVENANCE},
-            }
-        return self._made[image_id]
+        row = self._row[image_id]
+        said = dict.fromkeys(_COLUMNS) | {name: plain(cells[row]) for name, cells in self._columns.items()}
+        return {
+            "id": image_id,
+            **{name: said[name] for name in _SHAPE},
+            "img": f"/img/{image_id}",
+            "thumb": f"/thumb/{image_id}",
+            "heat": self._heat("heat", image_id, image_id),
+            "heat_predicted": self._heat("heat-predicted", image_id, f"{image_id}-predicted"),
+            "flags": read_flags(said["flags"]),
+            **{name: said[name] for name in _MODEL},
+            "provenance": {name: said[name] for name in _PROVENANCE},
+        }
 
     def _heat(self, route: str, image_id: str, name: str) -> str | None:
         path = self._root / heatmap_name(name)
