@@ -2,19 +2,19 @@
 
 import hashlib
 import threading
+from collections.abc import Mapping
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import sqlalchemy as sa
 
-from apps.copies import Copies, facts_of
 from apps.events import Known, decisions_of
 from apps.facets import Facets, wanted
 from apps.handout import SHARE, Handout
-from apps.items import Items
+from apps.items import FileNames, Items
 from apps.judged import JudgedPairs
 from apps.live import LiveScreen
 from curate.errors import CurateError
@@ -25,6 +25,9 @@ from curate.recipe import Recipe
 from curate.screen import Next, Opinion
 from curate.spaces import kept_space
 from curate.words import REASONS
+
+if TYPE_CHECKING:
+    from apps.copies import Copies
 
 WINDOW = 16  # images that the browser knows ahead
 HELD = 4  # of those, the ones that stay in their places when the screen has learnt something
@@ -75,7 +78,7 @@ class Desk:
         self.facets = Facets(self.manifest)
         self._queue = LiveQueue(self.manifest, target, what)
         self.items = Items(self.manifest, root, self._queue.row)
-        self.file_names = dict(zip(self._queue.row, self.manifest["file_name"], strict=True))
+        self.file_names: Mapping[str, str] = FileNames(self.manifest, self._queue.row)
         self._handout = Handout(self.ledger)
         self._judged = JudgedPairs()
         self._known = Known(self.name, self._queue.row, self.labels, self._find, self._batch, self._queue.judged_since)
@@ -171,6 +174,8 @@ class Desk:
 
     def copies(self, asked: dict[str, Any], reviewer: str = "") -> dict[str, Any]:
         """All that the page Duplicates shows; `asked` as in `Copies.page`. The first call reads what dedup found."""
+        from apps.copies import Copies, facts_of  # with OpenCV, which the other pages do without
+
         reviewer = reviewer or self.reviewer
         with self._lock:
             self._catch_up()

@@ -1,7 +1,7 @@
 """What the pages say of one image: text as it is in the manifest."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -47,6 +47,25 @@ class Items:
     def _heat(self, route: str, image_id: str, name: str) -> str | None:
         path = self._root / heatmap_name(name)
         return f"/{route}/{image_id}?v={path.stat().st_mtime_ns}" if path.is_file() else None
+
+
+class FileNames(Mapping[str, str]):
+    """`file_name` by image_id, from the manifest as it lies in memory: a dict of 100,000 takes 15 MB more."""
+
+    def __init__(self, manifest: pd.DataFrame, row: Mapping[str, int]) -> None:
+        self._names, self._row = manifest["file_name"].array, row
+
+    def __getitem__(self, image_id: str) -> str:
+        return str(self._names[self._row[image_id]])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._row)
+
+    def __len__(self) -> int:
+        return len(self._row)
+
+    def __contains__(self, image_id: object) -> bool:
+        return image_id in self._row
 
 
 def read_flags(flags: str | None) -> list[dict[str, str]]:
