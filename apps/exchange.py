@@ -6,11 +6,12 @@ outbox to `/exchange/{page}` and gets what it is to show, with what the ledger h
 
 import json
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import streamlit as st
-from starlette.concurrency import run_in_threadpool
+from anyio import CapacityLimiter, to_thread
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
@@ -46,6 +47,8 @@ def exchange_route(pages: Mapping[str, tuple[View, Take]], who: Who) -> Route:
         who: decides.
     """
 
+    one_at_a_time = CapacityLimiter(1)  # they wait for the same lock: threads that wait would only hold up each other
+
     async def answer(request: Request) -> Response:
         page = pages.get(request.path_params["page"])
         if page is None:
@@ -60,7 +63,9 @@ def exchange_route(pages: Mapping[str, tuple[View, Take]], who: Who) -> Route:
             message = None
         if not isinstance(message, dict):
             return PlainTextResponse("not a JSON object", status_code=400)
-        shown = await run_in_threadpool(_answer, *page, message, who(request.cookies, message))
+        shown = await to_thread.run_sync(
+            partial(_answer, *page, message, who(request.cookies, message)), limiter=one_at_a_time
+        )
         return JSONResponse(shown, headers={"Cache-Control": "no-store"})
 
     return Route("/exchange/{page}", answer, methods=["POST"])

@@ -2,6 +2,7 @@
 
 const ZOOM = 3; // times
 const STEP = 12; // percent of the image that an arrow key moves it
+const PAUSE_MS = 400; // without a decision, before the small pictures beside the image are loaded: nobody looks at them sooner
 
 export default function ({ data, parentElement }) {
   parentElement.review ??= open(parentElement);
@@ -14,7 +15,7 @@ function open(root) {
   const page = $(".review");
   const items = new Map(); // image id -> what the server said of it
   const pictures = new Pictures(page, picture);
-  let data, filters, chooser, outbox, sent, hold, shown;
+  let data, filters, chooser, outbox, sent, hold, shown, pause;
 
   function update(fresh) {
     if (!filters) return start(fresh);
@@ -98,9 +99,19 @@ function open(root) {
     const here = data.window.filter((item) => decided.has(item.id)).length;
     $(".place").textContent = `${Math.max(data.left - here, 0).toLocaleString("en")} ${WORDS[data.status]}${data.label ? " in " + data.label : ""}`;
     $(".last").textContent = last ? saidOf(last) : "Nothing decided yet";
-    $(".last-thumb").hidden = !last;
-    if (last && items.has(last.image_id)) $(".last-thumb").src = items.get(last.image_id).thumb;
+    later($(".last-thumb"), last && items.get(last.image_id)?.thumb);
     outbox.mark(page, data.error);
+  }
+
+  function later(picture, src) { // is loaded in the next pause; none: it is not there
+    if (picture.dataset.src === (src ?? "")) return;
+    picture.dataset.src = src ?? "";
+    picture.hidden = !src;
+    picture.removeAttribute("src");
+    clearTimeout(pause);
+    pause = setTimeout(() => {
+      for (const waits of page.querySelectorAll("img[data-src]:not([src], [hidden])")) waits.src = waits.dataset.src;
+    }, PAUSE_MS);
   }
 
   function picture(item) {
@@ -135,7 +146,7 @@ function open(root) {
       node("p", opinion(item.reject_probability), "quiet"),
     ].filter(Boolean);
     $(".model").replaceChildren(...(model.length ? [node("h2", "Model"), ...model] : []));
-    const alike = (item.alike ?? []).map((other) => Object.assign(new Image(), { src: other.thumb, className: other.rejected ? "rejected" : "accepted", alt: other.rejected ? "rejected" : "accepted" }));
+    const alike = (item.alike ?? []).map(alikeOf);
     const speaks = (item.measures ?? []).map((m) => row("flag", node("span", words(m.measure)), node("em", m.speaks > 0 ? "for a rejection" : "against it"), node("small", Math.abs(m.speaks).toFixed(1))));
     $(".why").replaceChildren(...(alike.length ? [node("h2", "Most like what was decided"), row("alike", ...alike), ...speaks] : []));
     const list = document.createElement("dl");
@@ -144,6 +155,13 @@ function open(root) {
     }
     $(".origin").replaceChildren(...(list.children.length ? [node("h2", "Source"), list] : []));
     $(".facts").scrollTop = 0;
+  }
+
+  function alikeOf({ thumb, rejected }) {
+    const said = rejected ? "rejected" : "accepted";
+    const picture = Object.assign(new Image(), { className: said, alt: said });
+    later(picture, thumb);
+    return picture;
   }
 
   // --- heatmap and zoom --------------------------------------------------------------------------------------------

@@ -240,11 +240,9 @@ def review(
 ) -> None:
     """Open the review app: curate review"""
     from curate.ledger import ledger_url
-    from curate.manifest import read_manifest
     from curate.wiring import optional
 
     path = manifest or _newest(MANIFESTS / "audited.csv", MANIFESTS / "balanced.csv")
-    read_manifest(path)
     options = {
         "recipe": _recipe_if_any(recipe),
         "runs": runs,
