@@ -46,12 +46,11 @@ def exchange_route(pages: Mapping[str, tuple[View, Take]], who: Who) -> Route:
         pages: by name, what each shows and who takes its decisions.
         who: decides.
     """
-
-    one_at_a_time = CapacityLimiter(1)  # they wait for the same lock: threads that wait would only hold up each other
+    one = {name: CapacityLimiter(1) for name in pages}  # at a time: threads that wait for a lock hold up the others
 
     async def answer(request: Request) -> Response:
-        page = pages.get(request.path_params["page"])
-        if page is None:
+        name = request.path_params["page"]
+        if name not in pages:
             return PlainTextResponse("no such page", status_code=404)
         if OURS not in request.headers or request.headers.get("content-type") != "application/json":
             return PlainTextResponse("only a page of this server may send decisions", status_code=403)
@@ -63,9 +62,8 @@ def exchange_route(pages: Mapping[str, tuple[View, Take]], who: Who) -> Route:
             message = None
         if not isinstance(message, dict):
             return PlainTextResponse("not a JSON object", status_code=400)
-        shown = await to_thread.run_sync(
-            partial(_answer, *page, message, who(request.cookies, message)), limiter=one_at_a_time
-        )
+        exchange = partial(_answer, *pages[name], message, who(request.cookies, message))
+        shown = await to_thread.run_sync(exchange, limiter=one[name])
         return JSONResponse(shown, headers={"Cache-Control": "no-store"})
 
     return Route("/exchange/{page}", answer, methods=["POST"])
