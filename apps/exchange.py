@@ -8,7 +8,7 @@ import json
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import streamlit as st
 from anyio import CapacityLimiter, to_thread
@@ -25,6 +25,21 @@ OURS = "x-deeprock"  # a header that a page of another site cannot set without b
 _HERE = Path(__file__).parent
 
 
+class Exchange(NamedTuple):
+    """The server's side of a page.
+
+    Attributes:
+        view: what it shows.
+        take: takes its decisions.
+        turns: shared by pages that wait for the same lock anyway, so that no thread does: threads that wait for it hold
+            up what is not behind it. None: all at once.
+    """
+
+    view: View
+    take: Take
+    turns: CapacityLimiter | None = None
+
+
 def browser_page(name: str, *also: str) -> Callable[..., Any]:
     """The component of a page: name.html, name.css and name.js, the last two after what all pages, or some, share."""
     files = ("shared", *also, name)
@@ -36,21 +51,20 @@ def browser_page(name: str, *also: str) -> Callable[..., Any]:
     )
 
 
-def exchange_route(pages: Mapping[str, tuple[View, Take]], who: Who) -> Route:
+def exchange_route(pages: Mapping[str, Exchange], who: Who) -> Route:
     """POST `/exchange/{page}`: a JSON object with `events`, and beside them what is asked for.
 
     The answer is what the page shows, `acked`, `refused` and `error` of the events, and `asked`. Only pages of this
     server reach it: it wants JSON, and a header of our own.
 
     Args:
-        pages: by name, what each shows and who takes its decisions.
+        pages: by name.
         who: decides.
     """
-    one = {name: CapacityLimiter(1) for name in pages}  # at a time: threads that wait for a lock hold up the others
 
     async def answer(request: Request) -> Response:
-        name = request.path_params["page"]
-        if name not in pages:
+        page = pages.get(request.path_params["page"])
+        if page is None:
             return PlainTextResponse("no such page", status_code=404)
         if OURS not in request.headers or request.headers.get("content-type") != "application/json":
             return PlainTextResponse("only a page of this server may send decisions", status_code=403)
@@ -62,8 +76,8 @@ def exchange_route(pages: Mapping[str, tuple[View, Take]], who: Who) -> Route:
             message = None
         if not isinstance(message, dict):
             return PlainTextResponse("not a JSON object", status_code=400)
-        exchange = partial(_answer, *pages[name], message, who(request.cookies, message))
-        shown = await to_thread.run_sync(exchange, limiter=one[name])
+        exchange = partial(_answer, page.view, page.take, message, who(request.cookies, message))
+        shown = await to_thread.run_sync(exchange, limiter=page.turns)
         return JSONResponse(shown, headers={"Cache-Control": "no-store"})
 
     return Route("/exchange/{page}", answer, methods=["POST"])

@@ -107,6 +107,10 @@ function open(root) {
     if (picture.dataset.src === (src ?? "")) return;
     picture.dataset.src = src ?? "";
     picture.hidden = !src;
+    picture.onerror = () => { // the server is away: asked for again with the next answer
+      picture.removeAttribute("src");
+      delete picture.dataset.src;
+    };
     picture.removeAttribute("src");
     clearTimeout(pause);
     pause = setTimeout(() => {

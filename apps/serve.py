@@ -11,6 +11,7 @@ from urllib.parse import quote
 
 import streamlit as st
 import typer
+from anyio import CapacityLimiter
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from streamlit.web.bootstrap import load_config_options
@@ -19,7 +20,7 @@ from streamlit.web.server.starlette import App
 from apps.beforehand import Activity, Beforehand, Watched
 from apps.desk import Desk, open_desk
 from apps.door import Door, LoginDoor, login_host, login_origin, login_providers, token_for
-from apps.exchange import Take, View, exchange_route
+from apps.exchange import Exchange, exchange_route
 from apps.memory import frugal, give_back
 from apps.opinions import opinions_of
 from apps.pictures import SecurityHeaders, picture_routes
@@ -178,13 +179,14 @@ def own_address() -> str:
             return ""
 
 
-def exchanges(desk: Desk) -> dict[str, tuple[View, Take]]:
+def exchanges(desk: Desk) -> dict[str, Exchange]:
     """The pages that send decisions: what each shows, and who takes them."""
+    turns = CapacityLimiter(1)
     return {
-        "review": (desk.view, desk.take),
-        "grid": (desk.grid, desk.take),
-        "duplicates": (desk.copies, desk.take),
-        "second-opinion": (
+        "review": Exchange(desk.view, desk.take, turns),
+        "grid": Exchange(desk.grid, desk.take, turns),
+        "duplicates": Exchange(desk.copies, desk.take, turns),
+        "second-opinion": Exchange(
             lambda asked, reviewer: opinions_of(desk).view(asked, reviewer),  # made when somebody comes
             lambda events, reviewer: opinions_of(desk).take(events, reviewer),
         ),

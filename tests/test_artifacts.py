@@ -191,11 +191,13 @@ def test_a_tiny_or_uniform_picture_is_measured_too(shape):
     assert all(np.isfinite(v) for v in measures.values() if not isinstance(v, str))
 
 
-def test_a_picture_of_any_size_is_measured_alike():
-    large = Image.fromarray(stone(plain((255, 255, 255)), (128, 96), 60)).resize((1024, 768))
-    measures, mask = measure_image(large)
-    assert measures["background_kind"] == "white"
+def test_a_picture_of_any_size_is_measured_alike_and_a_good_one_raises_no_flag():
+    small = Image.fromarray(stone(plain((255, 255, 255)), (128, 96), 60))
+    (one, mask), (other, _) = measure_image(small), measure_image(small.resize((1024, 768)))
+    assert (one["background_kind"], other["background_kind"]) == ("white", "white")
+    assert other["background_share"] == pytest.approx(one["background_share"], abs=0.02)
     assert not mask.all()
+    assert flags(pd.DataFrame([other])).tolist() == [""]
 
 
 @pytest.mark.slow

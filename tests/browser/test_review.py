@@ -17,6 +17,7 @@ from tests.browser.conftest import make_data
 pytestmark = pytest.mark.browser
 READY = '.review[data-ready="true"]'
 SAVED = '[data-pending="0"]'
+DECODED = "pictures => Promise.all(pictures.map(picture => picture.decode()))"
 
 
 def open_review(tab, server) -> str:
@@ -224,6 +225,8 @@ def test_a_killed_server_loses_nothing_and_gets_the_outbox_once(tab, own_server)
     assert "3 kept in this browser" in tab.locator(".mark").text_content()
     own_server.start()
     tab.wait_for_selector('.review[data-saved="true"]', timeout=25_000)
+    tab.locator(".last-thumb[src]").wait_for()
+    tab.locator(".last-thumb").evaluate_all(DECODED)
     press(tab, "2", shown[-1])
     own_server.stop(signal.SIGKILL)
     verdicts = [(image, verdict) for image, verdict, *_ in history(own_server)]
@@ -346,6 +349,8 @@ def test_the_queue_follows_the_screen_without_a_jump(tab, tmp_path, serve_alone)
             break
         tab.wait_for_timeout(500)  # it learns
         shown = press(tab, "s", shown)
+    tab.locator(".alike img[src]").nth(2).wait_for()
+    tab.locator(".alike img, .last-thumb").evaluate_all(DECODED)
     labels = []
     for _ in range(12):
         labels.append(tab.locator(".label").text_content())
