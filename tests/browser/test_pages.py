@@ -84,6 +84,7 @@ def identified(tab, server: Pages):
     main = open_page(tab, server, "identify")
     drop(main, ("photo.png", photo(server)))
     main.get_by_text("The run divides all its belief").wait_for(timeout=90_000)  # the first photo loads PyTorch
+    main.locator(".stImage img").nth(1).wait_for()
     tab.wait_for_function("[...document.querySelectorAll('.stImage img')].every(i => i.complete && i.naturalWidth)")
     return main
 
