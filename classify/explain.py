@@ -161,7 +161,9 @@ def explain_run(
     causes: dict[int, str] = {}
     done = 0
     parts = batches(np.arange(len(manifest)), BATCH)
-    for part, images in prefetched(lambda part: decode_rows(manifest, root, part, trained.side), parts):
+    for part, images in prefetched(
+        lambda part: decode_rows(manifest, root, part, trained.side, crop=trained.crop), parts
+    ):
         rows, pixels = readable(images, causes)
         if rows:
             activations = forward(body, pixels)

@@ -14,7 +14,7 @@ probability of the likeliest class gives 0.58, 0.25, 0.47 and 0.42.
 """
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from threading import Lock
 from typing import NamedTuple
@@ -25,7 +25,7 @@ import torch
 import torchvision
 from PIL import Image
 
-from classify.data import Progress, check_rows
+from classify.data import Progress, check_rows, specimen
 from classify.explain import grad_cam
 from classify.features import embed
 from classify.models import Backbone, Trained, backbone_of, explained, forward, frozen, load_backbone, load_run
@@ -91,7 +91,8 @@ class Identifier:
         """What the run says of a photo: RGB, as `curate.images.decode` gives it."""
         trunk, tail = explained(self.trained.model, self.trained.arch)
         with self._lock:
-            activations = forward(trunk, np.stack([square(image, self.trained.side)]))
+            shown = specimen(image) if self.trained.crop else image
+            activations = forward(trunk, np.stack([square(shown, self.trained.side)]))
             with torch.inference_mode():
                 probabilities = tail(activations).float().softmax(1).cpu().numpy()[0]
             heatmap = grad_cam(tail, activations, [int(probabilities.argmax())])[0]
@@ -143,7 +144,7 @@ def load_identifier(run: Path) -> Identifier:
     """
     trained = load_run(run)
     backbone = began_with(run, trained)
-    return Identifier(Trained(trained.arch, frozen(trained.model), trained.classes, trained.side), backbone)
+    return Identifier(replace(trained, model=frozen(trained.model)), backbone)
 
 
 def began_with(run: Path, trained: Trained) -> Backbone:

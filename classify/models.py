@@ -119,12 +119,14 @@ class Trained:
 
     Attributes:
         side: pixels of the square images it takes.
+        crop: whether these are of the specimen (see `classify.data.specimen`), not of the whole image.
     """
 
     arch: str
     model: nn.Module
     classes: tuple[str, ...]
     side: int
+    crop: bool = False
 
 
 @dataclass(frozen=True)
@@ -340,7 +342,7 @@ def frozen(module: nn.Module) -> nn.Module:
 
 def save_model(trained: Trained, path: Path) -> None:
     """Write the model as safetensors: torchvision's own state dict keys; classes and preprocessing in the metadata."""
-    about = {"arch": trained.arch, "classes": list(trained.classes), "side": trained.side}
+    about = {"arch": trained.arch, "classes": list(trained.classes), "side": trained.side, "crop": trained.crop}
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in trained.model.state_dict().items()}
     with replacing(path) as temporary:
         safetensors.torch.save_file(tensors, temporary, metadata={"deeprock": json.dumps(about)})
@@ -361,11 +363,12 @@ def load_run(run: Path) -> Trained:
         with safetensors.safe_open(path, framework="pt") as file:
             about = json.loads((file.metadata() or {})["deeprock"])
         arch, classes, side = about["arch"], tuple(map(str, about["classes"])), int(about["side"])
+        crop = bool(about.get("crop", False))
         model = build(arch, len(classes), weights="none")
         model.load_state_dict(safetensors.torch.load_file(path))
     except UNREADABLE as error:
         raise CurateError(f"{path}: not a model that `classify train` wrote, or damaged: {error}") from error
-    return Trained(arch, to_device(model).eval(), classes, side)
+    return Trained(arch, to_device(model).eval(), classes, side, crop)
 
 
 def read_state(path: Path) -> dict[str, Tensor]:

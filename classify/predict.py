@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from classify.data import Progress, batches, decode_rows, prefetched, to_input, warn_unreadable
+from classify.data import Progress, batches, decode_rows, prefetched, specimen, to_input, warn_unreadable
 from classify.models import Trained, pick_device
 from curate.errors import CurateError
 from curate.images import decode, square
@@ -26,7 +26,9 @@ def predict_rows(
     causes: dict[int, str] = {}
     done = 0
     parts = batches(np.arange(len(manifest)), BATCH)
-    for part, images in prefetched(lambda part: decode_rows(manifest, root, part, trained.side), parts):
+    for part, images in prefetched(
+        lambda part: decode_rows(manifest, root, part, trained.side, crop=trained.crop), parts
+    ):
         causes.update({image.row: image.cause for image in images if image.pixels is None})
         good = [image for image in images if image.pixels is not None]
         if good:
@@ -65,7 +67,7 @@ def predict_photos(
         raise CurateError(f"no photo in {', '.join(map(str, photos))}: looked for {', '.join(sorted(SUFFIXES))}.")
     rows: list[dict[str, object]] = []
     parts = batches(np.arange(len(files)), BATCH)
-    for part, loaded in prefetched(lambda part: [_load(files[i], trained.side) for i in part], parts):
+    for part, loaded in prefetched(lambda part: [_load(files[i], trained) for i in part], parts):
         good = [pixels for pixels, _ in loaded if pixels is not None]
         found = iter(probabilities(trained, np.array(good)) if good else ())
         for i, (pixels, error) in zip(part, loaded, strict=True):
@@ -94,9 +96,10 @@ def expand(photo: Path, root: Path) -> list[Path]:
     return [photo]
 
 
-def _load(path: Path, side: int) -> tuple[np.ndarray | None, str | None]:
+def _load(path: Path, trained: Trained) -> tuple[np.ndarray | None, str | None]:
     try:
-        return square(decode(path.read_bytes()), side), None
+        image = decode(path.read_bytes())
+        return square(specimen(image) if trained.crop else image, trained.side), None
     except (ImageError, OSError) as error:
         return None, f"{type(error).__name__}: {error}"
 
