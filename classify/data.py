@@ -1,4 +1,4 @@
-"""What is trained on: the rows of the splits; their pixels, decoded once, augmented by (seed, epoch, image)."""
+"""What is trained on: the rows of the splits; their pixels, decoded once."""
 
 import hashlib
 import logging
@@ -7,7 +7,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
-import cv2
 import joblib
 import numpy as np
 import pandas as pd
@@ -26,7 +25,6 @@ log = logging.getLogger("classify")
 
 MEAN = (0.485, 0.456, 0.406)  # ImageNet, RGB in [0, 1]
 STD = (0.229, 0.224, 0.225)
-ROTATION = 45.0  # degrees to either side
 DECODE = 64  # images decoded ahead
 SEGMENTED = 192  # pixels of the longer side of a picture in which the specimen is looked for
 MARGIN = 0.05  # of the box around it, to each side
@@ -175,37 +173,6 @@ def warn_unreadable(manifest: pd.DataFrame, causes: dict[int, str]) -> None:
         log.warning("%s is left out: %s", manifest["file_name"].iloc[row], cause)
 
 
-def augment(pixels: np.ndarray, numbers: list[int], *, seed: int, epoch: int) -> np.ndarray:
-    """The study's augmentation: horizontal and vertical flip, each by a coin, and a rotation of up to 45 degrees.
-
-    Every image has its own coins and its own angle, drawn from (seed, epoch, its number): the result does not depend
-    on the batch, the order, or the number of workers. Corners that come into view are black.
-
-    Args:
-        pixels: (n, side, side, 3) uint8; not changed.
-        numbers: one an image, non-negative; see `sample_number`.
-        seed: of the run.
-        epoch: of the run, or the number of the view.
-
-    Returns:
-        (n, side, side, 3) uint8.
-    """
-    out = np.empty_like(pixels)
-    for i, (image, number) in enumerate(zip(pixels, numbers, strict=True)):
-        rng = np.random.default_rng((seed, epoch, number))
-        flips = rng.random(2) < 0.5
-        out[i] = rotate(image[:: -1 if flips[1] else 1, :: -1 if flips[0] else 1], rng.uniform(-ROTATION, ROTATION))
-    return out
-
-
-def rotate(image: np.ndarray, degrees: float) -> np.ndarray:
-    """(side, side, 3) uint8 turned counter-clockwise about its centre, bilinear; what comes into view is black."""
-    side = image.shape[0]
-    centre = ((side - 1) / 2, (side - 1) / 2)
-    matrix = cv2.getRotationMatrix2D(centre, degrees, 1.0)
-    return cv2.warpAffine(np.ascontiguousarray(image), matrix, (side, side), flags=cv2.INTER_LINEAR)
-
-
 def sample_number(key: str) -> int:
     """A number for an image that depends on its content only."""
     return int(hashlib.sha256(key.encode()).hexdigest()[:15], 16)
@@ -219,10 +186,10 @@ def to_input(pixels: np.ndarray, device: torch.device | None = None) -> Tensor:
     return batch.sub_(mean).div_(std)
 
 
-def batches(rows: np.ndarray, size: int) -> list[np.ndarray]:
-    """Consecutive batches; a last batch of one joins the one before it (batch norm cannot take a single image)."""
+def batches(rows: np.ndarray, size: int, *, least: int = 2) -> list[np.ndarray]:
+    """Consecutive batches; a last one of fewer than `least` joins the one before it."""
     parts = [rows[i : i + size] for i in range(0, len(rows), size)]
-    if len(parts) > 1 and len(parts[-1]) == 1:
+    if len(parts) > 1 and len(parts[-1]) < least:
         parts[-2:] = [np.concatenate(parts[-2:])]
     return parts
 

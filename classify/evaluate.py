@@ -1,12 +1,7 @@
-"""How good a classifier is: confusion matrix, precision, recall and F1 by class and averaged, with an interval.
-
-Averages. Macro averages are taken over the classes that have at least one image in the split: recall is undefined for
-the others (NaN in the table), and an image wrongly given to such a class counts against the class it belongs to. The
-precision and the F1 of a class that is never predicted are 0.
-"""
+"""A run on images: its figures, what it confuses, how sure it may be; a page of all of it; the log of the test set."""
 
 import json
-import math
+import re
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,161 +9,229 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from classify.ablate import predict_ablated
+from classify.calibration import (
+    calibration_error,
+    cross_entropy,
+    error_by_chance,
+    fit_temperature,
+    reliability,
+    reliability_figure,
+    tempered,
+)
 from classify.data import Progress, split_rows
-from classify.models import load_run
+from classify.figures import evaluation_page, shown_images, thumbnails
+from classify.models import Trained, load_run
 from classify.predict import predict_rows
-from classify.report import confusion_png, write_table
+from classify.predictions import (
+    Outcome,
+    confusions,
+    groups,
+    predictions_table,
+    read_predictions,
+    top_losses,
+    unpacked,
+    worst_group,
+)
+from classify.report import confusion_png, save_figure, write_table
+from classify.scores import confusion_matrix, confusion_table, summary
 from curate.errors import CurateError
 from curate.files import replacing
 
-RESAMPLES = 2000
-
-
-class Scores(NamedTuple):
-    """Scores of confusion matrices (..., k, k): the arrays have the leading shape, by-class ones (..., k)."""
-
-    accuracy: np.ndarray
-    precision_per_class: np.ndarray
-    recall_per_class: np.ndarray
-    f1_per_class: np.ndarray
-    macro_precision: np.ndarray
-    macro_recall: np.ndarray
-    macro_f1: np.ndarray
-
-
-def confusion_matrix(label: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
-    """(classes, classes) counts; rows are the true class, columns the predicted one."""
-    matrix = np.zeros((classes, classes), int)
-    np.add.at(matrix, (label, predicted), 1)
-    return matrix
-
-
-def scores(matrix: np.ndarray) -> Scores:
-    """Scores of a confusion matrix, or of many at once (..., k, k); for absent classes see the module's docstring."""
-    matrix = np.asarray(matrix, float)
-    hits = np.diagonal(matrix, axis1=-2, axis2=-1)
-    true, guessed = matrix.sum(-1), matrix.sum(-2)
-    present = true > 0
-    recall = np.where(present, hits / np.maximum(true, 1), np.nan)
-    precision = hits / np.maximum(guessed, 1)
-    f1 = np.where(present, 2 * hits / np.maximum(true + guessed, 1), np.nan)
-    number = np.maximum(present.sum(-1), 1)
-
-    def macro(values: np.ndarray) -> np.ndarray:
-        return np.where(present, values, 0).sum(-1) / number
-
-    accuracy = hits.sum(-1) / np.maximum(true.sum(-1), 1)
-    return Scores(accuracy, precision, recall, f1, macro(precision), macro(recall), macro(f1))
-
-
-def bootstrap(matrix: np.ndarray, *, seed: int = 0, share: float = 0.95) -> dict[str, tuple[float, float]]:
-    """Percentile intervals of accuracy, macro recall and macro-F1: the images resampled with replacement, 2000 times.
-
-    Resampling images is drawing the cells of their confusion matrix, so that the matrix is all that is needed.
-    """
-    matrix = np.asarray(matrix)
-    total = int(matrix.sum())
-    if not total:
-        return dict.fromkeys(("accuracy", "macro_recall", "macro_f1"), (math.nan, math.nan))
-    rng = np.random.default_rng(seed)
-    drawn = scores(rng.multinomial(total, matrix.ravel() / total, RESAMPLES).reshape(RESAMPLES, *matrix.shape))
-    ends = ((1 - share) / 2, (1 + share) / 2)
-    return {
-        name: (float(low), float(high))
-        for name, values in (
-            ("accuracy", drawn.accuracy),
-            ("macro_recall", drawn.macro_recall),
-            ("macro_f1", drawn.macro_f1),
-        )
-        for low, high in [np.quantile(values, ends)]
-    }
-
-
-def summary(matrix: np.ndarray, classes: tuple[str, ...]) -> dict[str, Any]:
-    """All figures of a confusion matrix in plain types, with chance (guessing evenly, and always the largest class)."""
-    found = scores(matrix)
-    total = int(matrix.sum())
-    per_class = [
-        {
-            "label": name,
-            "images": int(matrix[i].sum()),
-            "precision": float(found.precision_per_class[i]),
-            "recall": _plain(found.recall_per_class[i]),
-            "f1": _plain(found.f1_per_class[i]),
-        }
-        for i, name in enumerate(classes)
-    ]
-    return {
-        "images": total,
-        "accuracy": float(found.accuracy),
-        "macro_f1": float(found.macro_f1),
-        "macro_recall": float(found.macro_recall),
-        "macro_precision": float(found.macro_precision),
-        "interval_95": {name: [_plain(low), _plain(high)] for name, (low, high) in bootstrap(matrix).items()},
-        "chance_accuracy": 1 / len(classes),
-        "chance_loss": math.log(len(classes)),
-        "largest_class_accuracy": float(matrix.sum(1).max() / max(total, 1)),
-        "per_class": per_class,
-        "confusion_matrix": matrix.tolist(),
-    }
+OWN_VAL = "predictions-val.csv"  # of the images that the run was validated on, by its best epoch
 
 
 def evaluate_run(
-    run: Path, manifest: pd.DataFrame, root: Path, *, split: str, progress: Progress | None = None
+    run: Path,
+    manifest: pd.DataFrame,
+    root: Path,
+    *,
+    split: str,
+    name: str = "manifest",
+    ablation: str | None = None,
+    progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Evaluate a run on a split; writes evaluation-<split>.json, .csv, .png into the run.
+    """Evaluate a run on a split, or on all accepted images of a manifest that has no split.
 
-    The test set is for the end: every look at it is appended to test-log.jsonl, before the figures are known.
+    Writes evaluation-<part>.json, .csv, .png, .html, evaluation-<part>-reliability.png and predictions-<part>.csv into
+    the run. The part is the split; "manifest-<name>" where the images are not the run's own (no split, or a split val
+    with images that the run was not validated on); an ablation's name is added. A predictions-val.csv that is there is
+    the one of training and stays.
+
+    The test set is for the end: every look at it, and at another manifest, is appended to test-log.jsonl, before the
+    figures are known.
+
+    Args:
+        run: the run folder.
+        manifest: its `source` and `flags` are used where it has them.
+        root: the data root.
+        split: train, val or test; means nothing where the manifest has no split.
+        name: of the manifest.
+        ablation: done to the images that the model sees; one of `classify.ablate.ABLATIONS`.
+        progress: called with (images done, images to do).
 
     Returns:
-        As `summary`, and `loss`, `split`, `unreadable` (file names), `manifest_rows`.
+        As `summary`, and `split` (None without one), `part`, `images_are` (in words), `ablation`, `loss`,
+        `calibration`, `confusions`, `groups`, `worst_group`, `top_losses`, `unreadable` (file names), `manifest_rows`.
 
     Raises:
-        CurateError: no run, no such split, an empty one, or labels that the run does not know.
+        CurateError: no run, no such split, an empty one, labels that the run does not know, no such ablation.
     """
     trained = load_run(run)
-    rows = split_rows(manifest, split)
-    labels = rows["label"]
-    if unknown := sorted(set(labels) - set(trained.classes)):
-        raise CurateError(
-            f"split {split} holds label {', '.join(unknown)}, which the run {run} was not trained on; "
-            f"it knows {', '.join(trained.classes)}. Give the manifest it was trained with, or train again."
-        )
-    if split == "test":
-        _log_test(run, len(rows))
-    probabilities = predict_rows(trained, rows, root, progress=progress)
+    wanted = _wanted_rows(run, trained, manifest, split)
+    if ablation is None:
+        probabilities = predict_rows(trained, wanted, root, progress=progress)
+    else:
+        probabilities = predict_ablated(trained, wanted, root, ablation, progress=progress)
     readable = ~np.isnan(probabilities[:, 0])
     if not readable.any():
-        raise CurateError(f"split {split}: none of its {len(rows)} images opens under {root}. Is --data wrong?")
-    truth = np.array([trained.classes.index(label) for label in labels])[readable]
-    matrix = confusion_matrix(truth, probabilities[readable].argmax(1), len(trained.classes))
-    sure = probabilities[readable][np.arange(len(truth)), truth]
+        raise CurateError(f"{name}: none of the {len(wanted)} images opens under {root}. Is --data wrong?")
+    rows = wanted[readable]
+    images = _images(run, rows, split if "split" in manifest else None, name, ablation)
+    if images.part != images.split or images.split == "test":
+        log_look(run, {"images": len(wanted), "split": images.split, "manifest": name, "ablation": ablation})
+    table = predictions_table(wanted, probabilities, trained.classes)
+    if images.stem != "val" or not (run / OWN_VAL).exists():
+        write_table(table, run / f"predictions-{images.stem}.csv")
     result = {
-        "split": split,
-        **summary(matrix, trained.classes),
-        "loss": float(-np.log(np.maximum(sure, 1e-12)).mean()),
-        "manifest_rows": len(rows),
-        "unreadable": rows["file_name"][~readable].tolist(),
+        **images._asdict(),
+        **_figures(run, rows, table, own_val=images.stem == "val"),
+        "manifest_rows": len(wanted),
+        "unreadable": wanted["file_name"][~readable].tolist(),
     }
-    with replacing(run / f"evaluation-{split}.json") as temporary:
-        temporary.write_text(json.dumps(result, indent=2))
-    write_table(confusion_table(matrix, trained.classes), run / f"evaluation-{split}.csv")
-    confusion_png(matrix, trained.classes, run / f"evaluation-{split}.png")
+    pictures = thumbnails(trained, rows, root, shown_images(result), ablation)
+    _write(run, result, table, trained.classes, pictures)
     return result
 
 
-def confusion_table(matrix: np.ndarray, classes: tuple[str, ...]) -> pd.DataFrame:
-    """The matrix as a table: rows the true class (column `label`), columns the predicted one."""
-    table = pd.DataFrame(matrix, columns=list(classes))
-    table.insert(0, "label", list(classes))
-    return table
+def temperature_of(run: Path) -> dict[str, Any]:
+    """Fit the temperature on the images that the run was validated on; kept in temperature.json.
+
+    Returns:
+        `temperature`, or None and the `cause`; `images`, and their loss, `loss_before` and `loss_after`.
+
+    Raises:
+        CurateError: predictions-val.csv is damaged.
+    """
+    if not (run / OWN_VAL).exists():
+        return {"temperature": None, "cause": f"{OWN_VAL} is missing: evaluate split val first"}
+    outcome = unpacked(read_predictions(run / OWN_VAL))
+    found = fit_temperature(outcome.probabilities, outcome.label)
+    fitted = {
+        "temperature": found,
+        "images": len(outcome.label),
+        "loss_before": cross_entropy(outcome.probabilities, outcome.label),
+        "loss_after": cross_entropy(tempered(outcome.probabilities, found or 1.0), outcome.label),
+        "cause": None if found else "the validation images do not determine it: all are predicted right, or hardly any",
+    }
+    with replacing(run / "temperature.json") as temporary:
+        temporary.write_text(json.dumps(fitted, indent=2))
+    return fitted
 
 
-def _log_test(run: Path, images: int) -> None:
-    entry = {"at": datetime.now(UTC).isoformat(timespec="seconds"), "images": images}
+class _Images(NamedTuple):
+    """Which images are evaluated, and what the files are called."""
+
+    split: str | None
+    part: str
+    stem: str
+    images_are: str
+    manifest: str
+    ablation: str | None
+
+
+def _wanted_rows(run: Path, trained: Trained, manifest: pd.DataFrame, split: str) -> pd.DataFrame:
+    rows = split_rows(manifest, split) if "split" in manifest else _accepted(manifest)
+    where = f"split {split}" if "split" in manifest else "the manifest"
+    if unknown := sorted(set(rows["label"]) - set(trained.classes)):
+        raise CurateError(
+            f"{where} holds label {', '.join(unknown)}, which the run {run} was not trained on; "
+            f"it knows {', '.join(trained.classes)}. Give the manifest it was trained with, or train again."
+        )
+    return rows
+
+
+def _accepted(manifest: pd.DataFrame) -> pd.DataFrame:
+    if "status" not in manifest:
+        return manifest
+    rows = manifest[manifest["status"] == "accepted"]
+    if rows.empty:
+        counts = manifest["status"].value_counts().to_dict()
+        raise CurateError(f"no image of the manifest is accepted (images by status: {counts}). Review it first.")
+    return rows
+
+
+def _images(run: Path, rows: pd.DataFrame, split: str | None, name: str, ablation: str | None) -> _Images:
+    part, words = split or "", f"split {split}"
+    if split is None:
+        part, words = f"manifest-{_file_part(name)}", f"all accepted images of {name}, which has no split"
+    elif split == "val" and not _is_own_val(run, rows):
+        part = f"manifest-{_file_part(name)}"
+        words = f"split val of {name}, with images that the run was not validated on"
+    return _Images(split, part, f"{part}-{ablation}" if ablation else part, words, name, ablation)
+
+
+def _is_own_val(run: Path, rows: pd.DataFrame) -> bool:
+    path = run / OWN_VAL
+    return not path.exists() or set(rows["image_id"]) <= set(read_predictions(path)["image_id"])
+
+
+def _file_part(name: str) -> str:
+    return re.sub(r"[^\w-]+", "-", name) or "manifest"
+
+
+def log_look(run: Path, look: dict[str, Any]) -> None:
+    """Append to the run's test-log.jsonl what is looked at, and when."""
+    entry = {"at": datetime.now(UTC).isoformat(timespec="seconds"), **look}
     with (run / "test-log.jsonl").open("a", encoding="utf-8") as file:
         file.write(json.dumps(entry) + "\n")
 
 
-def _plain(value: float) -> float | None:
-    return None if math.isnan(value) else float(value)
+def _figures(run: Path, rows: pd.DataFrame, table: pd.DataFrame, *, own_val: bool) -> dict[str, Any]:
+    outcome = unpacked(table)
+    found = groups(rows, outcome.label == outcome.predicted)
+    return {
+        **summary(confusion_matrix(outcome.label, outcome.predicted, len(outcome.classes)), outcome.classes),
+        "loss": cross_entropy(outcome.probabilities, outcome.label),
+        "calibration": _calibration(outcome, temperature_of(run), own_val=own_val),
+        "confusions": confusions(table).to_dict("records"),
+        "groups": found.to_dict("records"),
+        "worst_group": worst_group(found, len(rows)),
+        "top_losses": top_losses(rows, table).to_dict("records"),
+    }
+
+
+def _calibration(outcome: Outcome, fitted: dict[str, Any], *, own_val: bool) -> dict[str, Any]:
+    temperature = fitted["temperature"]
+    scaled = tempered(outcome.probabilities, temperature or 1.0)
+    fitted_on = "these images themselves" if own_val else "the run's validation images"
+    return {
+        "error": calibration_error(reliability(outcome.probabilities, outcome.label)),
+        "error_by_chance": error_by_chance(outcome.probabilities),
+        "temperature": temperature,
+        "fitted_on": f"not fitted: {fitted['cause']}" if temperature is None else fitted_on,
+        "error_scaled": calibration_error(reliability(scaled, outcome.label)) if temperature else None,
+        "loss_scaled": cross_entropy(scaled, outcome.label) if temperature else None,
+    }
+
+
+def _write(
+    run: Path,
+    result: dict[str, Any],
+    table: pd.DataFrame,
+    classes: tuple[str, ...],
+    pictures: dict[str, np.ndarray],
+) -> None:
+    """The files of an evaluation; last of all the JSON."""
+    path, matrix = run / f"evaluation-{result['stem']}", np.array(result["confusion_matrix"])
+    outcome, temperature = unpacked(table), result["calibration"]["temperature"]
+    diagrams = {"as it is": reliability(outcome.probabilities, outcome.label)}
+    if temperature:
+        scaled = tempered(outcome.probabilities, temperature)
+        diagrams[f"temperature {temperature:.2f}"] = reliability(scaled, outcome.label)
+    write_table(confusion_table(matrix, classes), path.with_suffix(".csv"))
+    confusion_png(matrix, classes, path.with_suffix(".png"))
+    save_figure(reliability_figure(diagrams), path.with_name(f"{path.name}-reliability.png"))
+    evaluation_page(path, result, pictures)
+    with replacing(path.with_suffix(".json")) as temporary:
+        temporary.write_text(json.dumps(result, indent=2))

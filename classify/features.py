@@ -1,4 +1,4 @@
-"""Embeddings of images by a frozen trunk, cached by content and trunk; cached augmented views for training heads."""
+"""Embeddings of images by a frozen trunk, and the maps that heatmaps are made of, cached by content and trunk."""
 
 import math
 import shutil
@@ -9,27 +9,22 @@ import cv2
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from classify.data import (
     MEAN,
     Decoded,
-    Pixels,
     Progress,
     RowCache,
-    augment,
     batches,
     content_keys,
     decode_rows,
     prefetched,
-    sample_number,
-    to_input,
     warn_unreadable,
 )
-from classify.models import Backbone, pick_device
+from classify.models import Backbone
 
 BATCH = 64
-VIEWS_VERSION = "1"  # of the augmentation: a change of `augment` must change it
 MOST_MAPS = 8_000_000_000  # bytes of maps that are kept for the heatmaps of a run
 
 
@@ -198,43 +193,3 @@ def readable(images: list[Decoded], causes: dict[int, str]) -> tuple[list[int], 
     causes.update({image.row: image.cause for image in images if image.pixels is None})
     good = [image for image in images if image.pixels is not None]
     return [image.row for image in good], np.array([image.pixels for image in good])
-
-
-class Views:
-    """The head's inputs for images in several augmented views and one plain view, kept under cache/views/<key>/.
-
-    View v of an image is `augment(..., seed=0, epoch=v)`: the same for every run, so that runs share the work.
-    """
-
-    def __init__(self, pixels: Pixels, backbone: Backbone, pool: nn.Module, *, cache: Path) -> None:
-        self.pixels, self.backbone, self.pool = pixels, backbone, pool
-        self._kept = RowCache(cache / "views" / f"{backbone.key}-{VIEWS_VERSION}")
-
-    def fill(self, rows: np.ndarray, views: Sequence[int | None], progress: Progress | None = None) -> None:
-        """Compute what is missing of these rows (positions) in these views; None is the plain view."""
-        wanted = [(row, view) for view in views for row in rows if self._key(row, view) not in self._kept]
-        order = np.arange(len(wanted))
-        made = prefetched(lambda part: self._pixels([wanted[i] for i in part]), batches(order, BATCH))
-        for part, images in made:
-            with torch.inference_mode():
-                vectors = self.pool(self.backbone.trunk(to_input(images, pick_device()))).float().cpu().numpy()
-            self._kept.append([self._key(*wanted[i]) for i in part], vectors)
-            if progress:
-                progress(int(part[-1]) + 1, len(wanted))
-        self._kept.flush()
-
-    def take(self, rows: np.ndarray, views: np.ndarray | None = None) -> np.ndarray:
-        """(n, ...) float32: row i in view views[i], or all in the plain view."""
-        chosen = [None] * len(rows) if views is None else views.tolist()
-        return self._kept.take([self._key(r, v) for r, v in zip(rows, chosen, strict=True)])
-
-    def _key(self, row: int, view: int | None) -> str:
-        return f"{self.pixels.keys[row]} {'plain' if view is None else view}"
-
-    def _pixels(self, wanted: list[tuple[int, int | None]]) -> np.ndarray:
-        images = self.pixels.take([row for row, _ in wanted])
-        for i, (row, view) in enumerate(wanted):
-            if view is not None:
-                number = sample_number(self.pixels.keys[row])
-                images[i] = augment(images[i : i + 1], [number], seed=0, epoch=view)[0]
-        return images

@@ -38,7 +38,7 @@ def curves_png(history: pd.DataFrame, path: Path) -> None:
         axis.set(xlabel="epoch", ylabel=title)
         axis.legend()
         axis.grid(alpha=0.3)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def confusion_png(matrix: np.ndarray, classes: tuple[str, ...], path: Path) -> None:
@@ -50,11 +50,11 @@ def confusion_png(matrix: np.ndarray, classes: tuple[str, ...], path: Path) -> N
     axis.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     for i, j in np.ndindex(matrix.shape):
         axis.text(j, i, str(matrix[i, j]), ha="center", va="center", color="white" if shares[i, j] > 0.5 else "black")
-    names = [_no_math(name) for name in classes]
+    names = [no_math(name) for name in classes]
     axis.set_xticks(range(len(names)), names, rotation=45, ha="right")
     axis.set_yticks(range(len(names)), names)
     axis.set(xlabel="predicted", ylabel="true class")
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def write_table(table: pd.DataFrame, path: Path) -> None:
@@ -81,18 +81,18 @@ def run_page(name: str, metrics: dict[str, Any], config: dict[str, Any], run: Pa
     if metrics["unreadable"]:
         sentences.append(f"Left out because they do not open: {', '.join(metrics['unreadable'])}.")
     body = "".join(f"<p>{html.escape(sentence)}</p>" for sentence in sentences)
-    body += f"<h2>By class (validation)</h2>{_table(pd.DataFrame(val['per_class']))}"
+    body += f"<h2>By class (validation)</h2>{table_html(pd.DataFrame(val['per_class']))}"
     for file, text in (("curves.png", "Curves by epoch"), ("confusion.png", "Confusion matrix (validation)")):
-        body += f"<h2>{text}</h2><img alt='{text}' src='{_inline((run / file).read_bytes(), 'png')}'>"
+        body += f"<h2>{text}</h2><img alt='{text}' src='{inline((run / file).read_bytes(), 'png')}'>"
     settings = pd.DataFrame({"setting": list(config), "value": [str(value) for value in config.values()]})
-    body += f"<h2>Settings</h2>{_table(settings)}"
+    body += f"<h2>Settings</h2>{table_html(settings)}"
     write_page(f"Run {name}", body, run / "report.html")
 
 
 def explain_page(title: str, cards: list[tuple[np.ndarray, str]], path: Path) -> None:
     """Write a page of pictures (side, side, 3) uint8 with their captions."""
     figures = [
-        f"<figure><img alt='{html.escape(caption, quote=True)}' src='{_inline(jpeg(picture), 'jpeg')}'>"
+        f"<figure><img alt='{html.escape(caption, quote=True)}' src='{inline(jpeg(picture), 'jpeg')}'>"
         f"<figcaption>{html.escape(caption)}</figcaption></figure>"
         for picture, caption in cards
     ]
@@ -122,20 +122,23 @@ def jpeg(picture: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def _table(table: pd.DataFrame) -> str:
+def table_html(table: pd.DataFrame) -> str:
+    """An HTML table, its text escaped."""
     shown = table.map(lambda value: f"{value:.4f}" if isinstance(value, float) else value)
     return shown.to_html(index=False, escape=True, border=0, na_rep="-")
 
 
-def _inline(data: bytes, kind: str) -> str:
+def inline(data: bytes, kind: str) -> str:
+    """The address of a picture that lies in the page itself; kind: png or jpeg."""
     return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
 
 
-def _no_math(text: str) -> str:
+def no_math(text: str) -> str:
     """Matplotlib takes text between dollar signs for mathematics."""
     return text.replace("$", r"\$")
 
 
-def _save(figure: Figure, path: Path) -> None:
+def save_figure(figure: Figure, path: Path) -> None:
+    """As PNG, in one atomic step."""
     with replacing(path) as temporary:
         figure.savefig(temporary, format="png", dpi=110)

@@ -15,6 +15,7 @@ from curate.files import replacing
 
 log = logging.getLogger("curate")
 CHUNK = 256  # rows of a file
+OPEN = 64  # files that stay open
 DAMAGED = (  # what numpy and zipfile raise of files that are cut, overwritten or have flipped bits
     *(OSError, ValueError, KeyError, EOFError, NotImplementedError, SyntaxError),
     *(tokenize.TokenError, zipfile.BadZipFile, zlib.error),
@@ -32,6 +33,7 @@ class RowCache:
         self.folder = folder
         self._where: dict[str, tuple[Path, int]] = {}
         self._pending: list[tuple[str, np.ndarray]] = []
+        self._open: dict[Path, np.ndarray] = {}
         for keys in sorted(folder.glob("*.json")):
             self._read(keys)
 
@@ -69,12 +71,20 @@ class RowCache:
         out: np.ndarray | None = None
         for path, wanted in places.items():
             numbers, rows = map(list, zip(*wanted, strict=True))
-            kept = np.load(path, mmap_mode="r")  # and closed again: a process may have a thousand files open
+            kept = self._mapped(path)
             out = np.empty((len(keys), *kept.shape[1:]), kept.dtype) if out is None else out
             out[numbers] = kept[rows]
         if out is None:
             raise KeyError("no keys")
         return out
+
+    def _mapped(self, path: Path) -> np.ndarray:
+        """A chunk; some stay open, not all: a process may have a thousand files open."""
+        if path not in self._open:
+            if len(self._open) >= OPEN:
+                self._open.pop(next(iter(self._open)), None)
+            self._open[path] = np.load(path, mmap_mode="r")
+        return self._open[path]
 
     def _read(self, keys: Path) -> None:
         path = keys.with_suffix(".npy")

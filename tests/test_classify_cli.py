@@ -77,7 +77,47 @@ def test_labels_are_no_markup(tmp_path, capsys):
     assert "[red]basalt" in out
 
 
-@pytest.mark.parametrize("command", ["train", "evaluate", "explain", "predict"])
+@pytest.mark.slow
+def test_predict_warns_of_what_is_no_specimen_and_export_and_sweep_say_where(tmp_path, capsys, monkeypatch):
+    textures(tmp_path, train=12, val=8)
+    run(capsys, *train_words(tmp_path))
+    quick = tmp_path / "runs" / "quick"
+    common = ["-m", tmp_path / "m.csv", "--data", tmp_path]
+    photo = tmp_path / "granite0.png"
+
+    code, out, _ = run(capsys, "predict", quick, photo, *common, "--heatmaps", tmp_path / "maps")
+    assert code == 0
+    assert "specimen: no where a photo is further than" in out
+    assert out.rstrip().endswith(f"Heatmaps: {tmp_path / 'maps'}")
+    assert [path.name for path in (tmp_path / "maps").iterdir()] == ["0001-granite0.jpg"]
+    code, out, err = run(capsys, "predict", quick, photo, "--data", tmp_path, "--json")
+    assert "specimen" not in json.loads(out)[0]
+    assert "give --manifest, the one that the run was trained on" in err
+    (tmp_path / "manifests").mkdir()
+    (tmp_path / "manifests" / "balanced.csv").write_bytes((tmp_path / "m.csv").read_bytes())
+    monkeypatch.chdir(tmp_path)
+    code, out, _ = run(capsys, "predict", quick, photo, "--data", tmp_path, "--json")
+    assert json.loads(out)[0]["distance"] >= 0, "the usual manifest is the run's"
+
+    code, out, _ = run(
+        capsys, "export", quick, *common, "--format", "safetensors", "-o", tmp_path / "out" / "x.safetensors"
+    )
+    assert code == 0
+    assert "says what PyTorch says of 16 photos of split val" in out
+    assert (tmp_path / "out" / "MODEL_CARD.md").exists()
+
+    few = ["--arch", "small_cnn", "--freeze", "none", "--batch-size", 8, "--dropout", 0.2, "--weight-decay", 0.001]
+    words = ["--lr", 0.01, "--lr", 0.05, "--epochs", 1, "--image-size", 32, "--runs", tmp_path / "runs", "--threads", 1]
+    code, out, _ = run(capsys, "sweep", *common, *few, *words, "--name", "tiny")
+    assert code == 0
+    assert out.splitlines()[-1].startswith("2 trials done, 0 failed.")
+    assert (tmp_path / "runs" / "tiny" / "sweep.html").exists()
+
+
+COMMANDS = ("train", "evaluate", "compare", "sweep", "study", "explain", "predict", "export")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
 def test_help_shows_an_example(command, capsys):
     code, out, _ = run(capsys, command, "--help")
     assert code == 0

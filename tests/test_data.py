@@ -1,4 +1,4 @@
-"""Rows, pixels and augmentation; also the small textures that the other tests of `classify` train on."""
+"""Rows and pixels; also the small textures that the other tests of `classify` train on."""
 
 import logging
 from pathlib import Path
@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from classify.data import augment, batches, check_rows, load_pixels, prefetched, rotate, split_rows, to_input
+from classify.data import batches, check_rows, load_pixels, prefetched, specimen, split_rows, to_input
 from curate.cache import RowCache
 from curate.errors import CurateError
 from curate.images import inspect
@@ -78,26 +78,25 @@ def test_a_damaged_cache_file_is_as_if_it_were_not_there(tmp_path):
     assert again.take(["b", "b"]).tolist() == [[2, 2], [2, 2]]
 
 
-def test_augmentation_depends_on_seed_epoch_and_image_only():
-    images = np.random.default_rng(0).integers(0, 255, (4, 24, 24, 3), dtype=np.uint8)
-    whole = augment(images, [10, 11, 12, 13], seed=1, epoch=2)
-    np.testing.assert_array_equal(whole[2], augment(images[2:3], [12], seed=1, epoch=2)[0])
-    assert (whole != augment(images, [10, 11, 12, 13], seed=1, epoch=3)).any()
-    assert (whole != augment(images, [10, 11, 12, 13], seed=2, epoch=2)).any()
+def test_the_specimen_is_what_stands_out_and_a_little_around_it(tmp_path):
+    picture = np.full((200, 300, 3), 250, np.uint8)
+    picture[60:140, 90:210] = np.random.default_rng(0).integers(20, 90, (80, 120, 3))
+    box = specimen(Image.fromarray(picture)).size
+    assert 120 <= box[0] <= 140
+    assert 80 <= box[1] <= 96
+    manifest = textures(tmp_path)[:1]
+    Image.fromarray(picture).save(tmp_path / manifest["file_name"].iloc[0])
+    manifest = manifest.drop(columns="sha256")
+    whole, crop = (
+        load_pixels(manifest, tmp_path, 64, cache=tmp_path / "cache", crop=crop).take([0])[0] for crop in (False, True)
+    )
+    assert (whole[0] > 200).all()
+    assert (crop > 200).mean() < 0.25 < (whole > 200).mean()
 
 
-def test_every_image_of_a_batch_gets_its_own_angle():
-    image = np.zeros((32, 32, 3), np.uint8)
-    image[:, 14:18] = 255
-    out = augment(np.stack([image] * 12), list(range(12)), seed=0, epoch=0)
-    assert len({picture.tobytes() for picture in out}) == 12
-
-
-def test_rotation_turns_counter_clockwise_about_the_centre_and_fills_black():
-    image = np.zeros((5, 5, 3), np.uint8)
-    image[2, 4] = 200  # right of the centre
-    assert rotate(image, 90)[0, 2].tolist() == [200, 200, 200]  # above it
-    assert rotate(np.full((21, 21, 3), 200, np.uint8), 45)[0, 0].tolist() == [0, 0, 0]
+def test_where_nothing_stands_out_the_whole_image_is_the_specimen():
+    flat = Image.new("RGB", (60, 40), (120, 90, 60))
+    assert specimen(flat).size == (60, 40)
 
 
 def test_input_is_imagenet_normalised():

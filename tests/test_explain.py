@@ -1,69 +1,27 @@
+"""Heatmaps of linear heads, kept as files; what runs look at, in a folder of pictures."""
+
+import json
+import logging
+import re
+
 import numpy as np
 import pytest
 import torch
-import torchvision
 from PIL import Image
+from pytorch_grad_cam import GradCAM
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from torch import nn
 
 from classify import explain
+from classify.cam import enlarged
 from classify.data import to_input
-from classify.explain import (
-    RowHeads,
-    SmallCAM,
-    contact_sheet,
-    explain_heads,
-    explain_run,
-    explain_split,
-    grad_cam,
-    heatmap_path,
-    overlay,
-)
+from classify.explain import chosen_rows, explain_heads, explain_photos, explain_run, explain_split
 from classify.features import Sight, embed
-from classify.models import Trained, backbone_of, build, explained, load_backbone, save_model, spatial, split
+from classify.heatmaps import contact_sheet, heatmap_path, overlay
+from classify.models import Trained, backbone_of, build, load_backbone, load_run, save_model, spatial, split
 from curate.errors import CurateError
 from curate.images import open_rgb, square
 from tests.test_data import COLOURS, damage, textures
-
-
-def test_a_head_on_one_channel_lights_up_where_that_channel_is_active():
-    """Channel 1 is active in the upper left, channel 2 in the lower right; each image has a head of its own."""
-    maps = torch.zeros(2, 3, 7, 7)
-    maps[:, 1, 0, 0] = 5
-    maps[:, 2, 6, 6] = 5
-    weight = torch.tensor([[0.0, 1, 0], [0, 0, 1]])
-    heat = grad_cam(RowHeads(weight), maps, [0, 0])
-    assert heat.shape == (2, 56, 56)
-    assert heat[0, :8, :8].max() == 1.0
-    assert heat[0, 20:].max() == 0
-    assert heat[1, -8:, -8:].max() == 1.0
-    assert heat[1, :36].max() == 0
-
-
-def test_where_nothing_speaks_for_the_class_the_map_is_zero():
-    heat = grad_cam(RowHeads(torch.tensor([[-1.0]])), torch.rand(1, 1, 7, 7), [0])
-    assert heat.max() == 0
-
-
-def test_the_map_is_that_of_differentiating_the_whole_network():
-    """Grad-CAM by hand, eqs. (1) and (2) of the paper, against the leaf at the end of the trunk."""
-    torch.manual_seed(0)
-    trunk, head = nn.Conv2d(3, 4, 3, padding=1), nn.Linear(4, 2)
-    x = torch.randn(1, 3, 8, 8)
-    activations = trunk(x)
-    activations.retain_grad()
-    head(activations.mean((2, 3)))[0, 1].backward()
-    weights = activations.grad.mean((2, 3), keepdim=True)
-    by_hand = (weights * activations).sum(1).relu()[0].detach().numpy()
-    heat = grad_cam(RowHeads(head.weight[1:].detach()), activations.detach(), [0])[0]
-    small = heat.reshape(8, 7, 8, 7)[:, 3, :, 3]  # the middles of the cells
-    expected = (by_hand - by_hand.min()) / (by_hand.max() - by_hand.min())
-    np.testing.assert_allclose(small / small.max(), expected, atol=0.02)
-
-
-def test_too_few_targets_are_an_error_not_an_empty_map():
-    with pytest.raises(ValueError, match="1 targets for 2 images"):
-        grad_cam(RowHeads(torch.ones(2, 1)), torch.rand(2, 1, 3, 3), [0])
 
 
 def heads_for(backbone, number=2):
@@ -156,9 +114,9 @@ def test_the_heatmaps_are_those_of_the_library_on_the_whole_network_as_its_readm
     chain = nn.Sequential(trunk, Pooled(), linear)
     pixels = np.stack([square(open_rgb(tmp_path, manifest["file_name"].iloc[0]), side)])
     for target in (0, 1):
-        with SmallCAM(chain, [trunk], reshape_transform=spatial) as cam:
-            whole = cam(to_input(pixels), [ClassifierOutputTarget(target)])[0]
-        np.testing.assert_allclose(found[0, target], explain._scaled(whole), atol=1 / 255)
+        with AtMapSize(chain, [trunk], reshape_transform=spatial) as cam:
+            whole = cam(to_input(pixels), [ClassifierOutputTarget(target)])
+        np.testing.assert_allclose(found[0, target], enlarged(whole)[0], atol=1 / 255)
     assert sorted(found.max((2, 3)).ravel())[-1] == 1
     maps = backbone.maps(pixels)
     assert maps.shape[:2] == (1, backbone.dim)
@@ -166,19 +124,11 @@ def test_the_heatmaps_are_those_of_the_library_on_the_whole_network_as_its_readm
     np.testing.assert_allclose(embedding, maps.mean((2, 3)), rtol=1e-3, atol=1e-4 * float(maps.abs().max()))
 
 
-def test_a_vision_transformer_is_explained_before_its_last_attention_as_the_library_does():
-    torch.manual_seed(0)
-    model = torchvision.models.VisionTransformer(64, 16, 3, 2, 32, 64, num_classes=3).eval()
-    nn.init.normal_(model.heads.head.weight)
-    body, tail = explained(model, "vit_b_16")
-    x = torch.randn(2, 3, 64, 64)
-    with torch.inference_mode():
-        tokens = body(x)
-    found = grad_cam(tail.requires_grad_(False), tokens, [2, 0])
-    with SmallCAM(model, [model.encoder.layers[-1].ln_1], reshape_transform=spatial) as cam:
-        whole = cam(x.requires_grad_(), [ClassifierOutputTarget(target) for target in (2, 0)])
-    np.testing.assert_allclose(found, np.stack([explain._scaled(heat) for heat in whole]), atol=1e-4)
-    assert found.max() == 1
+class AtMapSize(GradCAM):
+    """Not enlarged to the size of the input."""
+
+    def get_target_width_height(self, input_tensor):
+        return None
 
 
 class Pooled(nn.Module):
@@ -188,42 +138,189 @@ class Pooled(nn.Module):
         return spatial(x).mean((2, 3))
 
 
-@pytest.mark.parametrize("targets", [[0, 1, 2], [2, 2, 0]])
-def test_grad_cam_of_a_linear_head_is_its_closed_form(targets):
-    """ReLU of the maps weighed by the head's row, from its least value to its peak."""
-    torch.manual_seed(0)
-    maps, weight = torch.randn(3, 16, 7, 7), torch.randn(3, 16)
-    closed = torch.einsum("nchw,nc->nhw", maps, weight[targets]).relu()
-    closed = closed - closed.amin((1, 2), keepdim=True)
-    closed = closed / closed.amax((1, 2), keepdim=True)
-    model = RowHeads(weight[targets])
-    with SmallCAM(model, [model.map]) as cam:
-        found = cam(maps.requires_grad_(), [ClassifierOutputTarget(0)] * 3)
-    np.testing.assert_allclose(found, closed.detach(), atol=2e-6)
-
-
 def test_an_image_id_cannot_leave_the_folder(tmp_path):
     for name in ("../x", "a/b", ".hidden", ""):
         with pytest.raises(CurateError, match="no plain name"):
             heatmap_path(tmp_path, name)
 
 
+def make_run(folder, arch="small_cnn", classes=tuple(COLOURS), freeze="none"):
+    """An untrained run."""
+    folder.mkdir()
+    save_model(Trained(arch, build(arch, len(classes), weights="none", freeze=freeze), classes, 64), folder / FILE)
+    return folder
+
+
+FILE = "model.safetensors"
+
+
+def opened(path):
+    """(h, w, 3) uint8."""
+    with Image.open(path) as image:
+        return np.asarray(image)
+
+
+def shown(page):
+    """The captions of a page."""
+    return re.findall(r"<figcaption>(.*?)</figcaption>", page.read_text())
+
+
 @pytest.mark.parametrize("arch", ["small_cnn", "squeezenet1_1", "densenet121"])
 def test_a_run_is_explained_in_a_page_that_opens_offline(tmp_path, arch):
     manifest = textures(tmp_path, train=1, val=2, test=0)
     manifest.loc[manifest["split"] == "val", "image_id"] = [f"id{i}" for i in range(6)]
-    run = tmp_path / "run"
-    run.mkdir()
-    model = build(arch, 3, weights="none")
-    save_model(Trained(arch, model, tuple(COLOURS), 64), run / "model.safetensors")
+    run = make_run(tmp_path / "run", arch, freeze="head")
     damage(tmp_path, manifest, 1)
-    page, images = explain_split(run, manifest, tmp_path, split="val", target="predicted")
-    assert images == 5
+    page, images = explain_split(run, manifest, tmp_path)
+    assert (page, images) == (run / "explain-val" / "index.html", 5)
     text = page.read_text()
     assert "http" not in text
     assert text.count("<img") == 5
-    assert (page.parent / "contact.png").is_file()
+    assert opened(page.parent / "contact.png").shape == (168, 8 * 164 + 4, 3)
     assert sorted(p.name for p in page.parent.glob("*.jpg")) == [f"id{i}.jpg" for i in range(1, 6)]
+    assert opened(page.parent / "id1.jpg").shape == (160, 160, 3)
+
+
+def test_the_surest_wrong_comes_first_then_the_least_probability_of_the_label(tmp_path):
+    manifest = textures(tmp_path, train=1, val=6, test=0)
+    run = make_run(tmp_path / "run")
+    page, _ = explain_split(run, manifest, tmp_path)
+    rows = manifest[manifest["split"] == "val"]
+    table, _ = explain_run(load_run(run), rows, tmp_path)
+    wrong = table["predicted"] != rows["label"]
+    assert 0 < wrong.sum() < len(rows)
+    order = [
+        *table.index[wrong].to_numpy()[np.argsort(-table["probability"][wrong])],
+        *table.index[~wrong].to_numpy()[np.argsort(table["probability"][~wrong])],
+    ]
+    assert [caption.split(":")[0] for caption in shown(page)] == manifest["image_id"][order].tolist()
+    assert [" (wrong)" in caption for caption in shown(page)] == [True] * wrong.sum() + [False] * (~wrong).sum()
+    page, _ = explain_split(run, manifest, tmp_path, sort="manifest")
+    assert [caption.split(":")[0] for caption in shown(page)] == rows["image_id"].tolist()
+
+
+def test_a_second_contact_sheet_begins_where_the_first_is_full_and_old_ones_go(tmp_path, monkeypatch):
+    monkeypatch.setattr("classify.heatmaps.ON_A_SHEET", 4)
+    monkeypatch.setattr("classify.heatmaps.ON_A_PAGE", 4)
+    manifest, run = textures(tmp_path, train=0, val=2, test=0), make_run(tmp_path / "run")
+    page, _ = explain_split(run, manifest, tmp_path)
+    sheets = [page.parent / name for name in ("contact.png", "contact-2.png")]
+    assert all(sheet.exists() for sheet in sheets)
+    assert "The first 4 of 6 images" in page.read_text()
+    assert len(shown(page)) == 4
+    explain_split(run, manifest, tmp_path, labels=["basalt"])
+    assert [sheet.exists() for sheet in sheets] == [True, False]
+
+
+def test_two_classes_are_compared_side_by_side_beside_the_image(tmp_path):
+    """image, heatmap for granite, heatmap for basalt: the picture of an image, and a line of the figure."""
+    manifest, run = textures(tmp_path, train=0, val=2, test=0), make_run(tmp_path / "run")
+    page, images = explain_split(run, manifest, tmp_path, target=("granite", "basalt"), labels=["olivine"])
+    assert (page.parent.name, images) == ("explain-val-pair", 2)
+    assert all("; evidence for granite " in caption and ", basalt " in caption for caption in shown(page))
+    assert opened(page.parent / "pair.png").shape[1] > 3 * 164
+    row = manifest[manifest["label"] == "olivine"].iloc[:1]
+    picture = opened(page.parent / f"{row['image_id'].iloc[0]}.jpg").astype(int)
+    assert picture.shape == (168, 3 * 164 + 4, 3)
+    image = np.asarray(square(open_rgb(tmp_path, row["file_name"].iloc[0]), 64).repeat(3, 0).repeat(3, 1))
+    assert np.abs(picture[4:164, 4:164].mean((0, 1)) - image.mean((0, 1))).max() < 3, "the image itself"
+    granite, basalt = picture[4:164, 168:328], picture[4:164, 332:492]
+    for found, label in ((granite, "granite"), (basalt, "basalt")):
+        _, heat = explain_run(load_run(run), row.assign(label=label), tmp_path, target="label")
+        expected = overlay(picture[4:164, 4:164].astype(np.uint8), heat[0])
+        assert np.abs(found - expected).mean() < 5
+    assert np.abs(granite - basalt).mean() > 5
+    with pytest.raises(CurateError, match="eigencam shows the same for every class"):
+        explain_split(run, manifest, tmp_path, target=("granite", "basalt"), method="eigencam")
+    with pytest.raises(CurateError, match="'gneiss' is none of the run's: basalt, granite, olivine"):
+        explain_split(run, manifest, tmp_path, target=("granite", "gneiss"))
+
+
+@pytest.mark.parametrize("method", ["layercam", "scorecam", "eigencam"])
+def test_other_methods_have_folders_of_their_own(tmp_path, method):
+    manifest, run = textures(tmp_path, train=0, val=1, test=0, labels=("basalt",)), make_run(tmp_path / "run")
+    page, images = explain_split(run, manifest, tmp_path, method=method)
+    assert (page.parent.name, images) == (f"explain-val-{method}", 1)
+    assert f"(method: {method})" in page.read_text()
+    assert ("the evidence for the class" in page.read_text()) == (method != "eigencam")
+
+
+def test_an_unknown_method_is_refused_before_anything_is_written(tmp_path):
+    manifest, run = textures(tmp_path, train=0, val=1, test=0), make_run(tmp_path / "run")
+    with pytest.raises(CurateError, match="'gradcam2' is unknown; known: gradcam,"):
+        explain_split(run, manifest, tmp_path, method="gradcam2")
+    assert [path.name for path in run.iterdir()] == [FILE]
+
+
+def test_hostile_names_are_text(tmp_path):
+    """A class, a manifest's label and a photo with HTML and mathematics for names."""
+    classes = ("<script>alert(1)</script>", "$\\frac{$", "basalt")
+    manifest, run = textures(tmp_path, train=0, val=1, test=0), make_run(tmp_path / "run", classes=classes)
+    manifest["label"] = ["<b>bold", classes[0], "basalt"]
+    (photo := tmp_path / "<img src=x onerror=alert(1)>.png").write_bytes((tmp_path / "basalt0.png").read_bytes())
+    pages = [explain_split(run, manifest, tmp_path, target=classes[:2])[0], explain_photos(run, [photo])[0]]
+    for page in pages:
+        assert "<script" not in page.read_text()
+        assert "<b>" not in page.read_text()
+        assert "<img src" not in page.read_text()
+    assert "&lt;img src=x onerror=alert(1)&gt;.png: predicted" in pages[1].read_text()
+
+
+def test_photos_of_no_manifest_are_explained_the_least_sure_first(tmp_path):
+    textures(tmp_path / "a", train=1, val=0, test=0)
+    textures(tmp_path / "b", train=1, val=0, test=0, labels=("granite",))
+    run = make_run(tmp_path / "run")
+    photos = [*sorted((tmp_path / "a").glob("*.png")), tmp_path / "b" / "granite0.png"]
+    page, images = explain_photos(run, photos)
+    assert (page.parent.name, images) == ("explain-photos", 4)
+    said = [re.fullmatch(r"([ab]/\w+\.png): predicted \w+ (\d+)%", caption).groups() for caption in shown(page)]
+    assert {name for name, _ in said} == {"a/basalt0.png", "a/granite0.png", "a/olivine0.png", "b/granite0.png"}
+    assert [int(share) for _, share in said] == sorted(int(share) for _, share in said)
+    with pytest.raises(CurateError, match="has no label"):
+        explain_photos(run, photos, target="label")
+    with pytest.raises(CurateError, match="no photo to explain"):
+        explain_photos(run, [])
+
+
+def test_rows_are_chosen_by_split_label_and_name_and_test_images_only_when_asked_for(tmp_path):
+    manifest = textures(tmp_path, train=2, val=1, test=1)
+    manifest.loc[0, "status"] = "rejected"
+    by_split = {split: chosen_rows(manifest, tmp_path, split=split) for split in ("train", "val", "test", "all", None)}
+    assert {split: len(rows) for split, rows in by_split.items()} == {
+        "train": 5,
+        "val": 3,
+        "test": 3,
+        "all": 11,
+        None: 3,
+    }
+    assert set(by_split[None]["split"]) == {"val"}
+    granite = manifest[manifest["label"] == "granite"]
+    rows = chosen_rows(manifest, tmp_path, split="train", labels=["granite"])
+    assert rows["image_id"].tolist() == granite["image_id"].tolist()[:2]
+    train, val, test = (granite.iloc[i] for i in (0, 2, 3))
+    names = [train["image_id"], str(tmp_path / val["file_name"])]
+    assert chosen_rows(manifest, tmp_path, images=names).index.tolist() == [train.name, val.name]
+    assert chosen_rows(manifest, tmp_path, images=[val["file_name"]]).index.tolist() == [val.name]
+    assert chosen_rows(manifest, tmp_path, split="test", images=[test["image_id"]]).index.tolist() == [test.name]
+    for images in ([test["image_id"]], [manifest["image_id"][0]], ["nobody"]):
+        with pytest.raises(CurateError, match=f"--image '{images[0]}' is none of the 8 accepted images"):
+            chosen_rows(manifest, tmp_path, images=images)
+    with pytest.raises(CurateError, match="--class 'gneiss': none of the 3 images has that label; there are basalt"):
+        chosen_rows(manifest, tmp_path, labels=["gneiss"])
+
+
+def test_a_look_at_test_images_is_logged_and_a_label_that_the_run_does_not_know_is_named(tmp_path, caplog):
+    manifest, run = textures(tmp_path, train=0, val=1, test=1), make_run(tmp_path / "run")
+    explain_split(run, manifest, tmp_path)
+    assert not (run / "test-log.jsonl").exists()
+    manifest.loc[manifest["label"] == "basalt", "label"] = "gneiss"
+    with caplog.at_level(logging.WARNING):
+        explain_split(run, manifest, tmp_path, split="all")
+    assert "label 'gneiss' is none of the run's: its images count as wrong" in caplog.text
+    (look,) = [json.loads(line) for line in (run / "test-log.jsonl").read_text().splitlines()]
+    assert (look["split"], look["images"]) == ("test", 3)
+    with pytest.raises(CurateError, match="label 'gneiss' is none of the run's"):
+        explain_split(run, manifest, tmp_path, target="label")
 
 
 def test_the_explained_class_is_the_predicted_one_or_the_label(tmp_path):

@@ -2,9 +2,8 @@ import numpy as np
 import torch
 
 from classify import features
-from classify.data import augment, load_pixels, sample_number, to_input
-from classify.features import Maps, Sight, Views, embed, embed_masked, paint_over
-from classify.models import backbone_of, build, load_backbone, split
+from classify.features import Maps, Sight, embed, embed_masked, paint_over
+from classify.models import load_backbone
 from curate.images import open_rgb, square
 from tests.test_data import damage, textures
 
@@ -89,19 +88,3 @@ def test_a_part_is_painted_over_with_the_mean_colour_and_kept_apart(tmp_path):
     assert np.isnan(found).all(axis=1).tolist() == [False, False, True, False]
     assert not np.allclose(embed(manifest[:1], tmp_path, backbone, cache=cache), found[:1])
     assert (cache / "embeddings" / f"{backbone.key}-left-1").is_dir()
-
-
-def test_views_are_the_head_inputs_of_augmented_images(tmp_path):
-    manifest = textures(tmp_path)[:3]
-    model = build("small_cnn", 3, weights="none", freeze="head").eval()
-    trunk, (pool, rest) = split(model, "small_cnn")
-    pixels = load_pixels(manifest, tmp_path, 32, cache=tmp_path / "cache")
-    views = Views(pixels, backbone_of(model, "small_cnn", 32), pool, cache=tmp_path / "cache")
-    views.fill(np.arange(3), [None, 0, 1])
-    turned = augment(pixels.take([2]), [sample_number(pixels.keys[2])], seed=0, epoch=1)
-    with torch.inference_mode():
-        np.testing.assert_allclose(
-            views.take(np.array([2]), np.array([1])), pool(trunk(to_input(turned))), rtol=1e-3, atol=1e-5
-        )
-        plain = rest(torch.from_numpy(views.take(np.arange(3))))
-        np.testing.assert_allclose(plain, model(to_input(pixels.take([0, 1, 2]))), rtol=1e-4, atol=1e-5)

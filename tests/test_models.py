@@ -1,94 +1,23 @@
+import dataclasses
+import json
 import pickle
-import urllib.error
 from pathlib import Path
 
-import numpy as np
 import pytest
 import safetensors.torch
 import torch
-import torchvision
 from torch import nn
 
-from classify.data import to_input
-from classify.models import (
-    Trained,
-    _last_block,
-    backbone_of,
-    build,
-    explained,
-    load_backbone,
-    load_run,
-    save_model,
-    spatial,
-    split,
-    train_mode,
-)
+from classify.models import Trained, build, changing, check_side, load_backbone, load_run, save_model
+from classify.trunk import train_mode
 from curate.errors import CurateError
 
 torch.set_num_threads(1)  # several threads on a busy machine take far longer
-WEIGHTS = Path(__file__).parents[2] / "shared" / "weights"
-SMALL = ["small_cnn", "resnet18", "mobilenet_v2", "squeezenet1_1", "densenet121", "efficientnet_b0"]
+SMALL = ["small_cnn", "resnet18", "mobilenet_v2", "squeezenet1_1", "densenet121", "efficientnet_b0", "googlenet"]
 
 
 def trainable(model: nn.Module) -> set[str]:
     return {name for name, p in model.named_parameters() if p.requires_grad}
-
-
-HEAVY = ["vgg19_bn", "convnext_tiny", "swin_t", "vit_b_16"]
-
-
-@pytest.mark.parametrize("arch", [*SMALL, *[pytest.param(arch, marks=pytest.mark.slow) for arch in HEAVY]])
-def test_trunk_and_head_make_the_model_and_so_do_what_is_explained_and_what_is_before(arch):
-    model = build(arch, 3, weights="none").eval()
-    trunk, head = split(model, arch)
-    body, tail = explained(model, arch)
-    side = 224 if arch in HEAVY else 64
-    x = to_input(np.random.default_rng(0).integers(0, 255, (2, side, side, 3), dtype=np.uint8))
-    with torch.inference_mode():
-        assert torch.equal(head(trunk(x)), model(x))
-        assert torch.equal(tail(body(x)), model(x))
-        assert model(x).shape == (2, 3)
-        assert spatial(trunk(x)).ndim == 4
-
-
-def small_transformer() -> nn.Module:
-    torch.manual_seed(0)
-    return torchvision.models.VisionTransformer(64, 16, 3, 2, 32, 64, num_classes=3).eval()
-
-
-def test_a_vision_transformers_map_is_that_of_its_patches():
-    """A patch that is bright lights up where it is: the positions are in the order of the picture."""
-    model = small_transformer()
-    trunk, head = split(model, "vit_b_16")
-    body, tail = explained(model, "vit_b_16")
-    x = torch.randn(2, 3, 64, 64)
-    with torch.inference_mode():
-        torch.testing.assert_close(head(trunk(x)), model(x))
-        torch.testing.assert_close(tail(body(x)), model(x))
-        tokens = torch.arange(17.0).repeat(1, 32, 1).transpose(1, 2)
-        assert spatial(tokens)[0, 0].tolist() == [[1, 2, 3, 4], [5, 6, 7, 8], [9, 10, 11, 12], [13, 14, 15, 16]]
-    backbone = backbone_of(model, "vit_b_16", 64)
-    pixels = np.random.default_rng(0).integers(0, 255, (3, 64, 64, 3), dtype=np.uint8)
-    assert backbone.dim == 32
-    assert backbone.maps(pixels).shape == (3, 32, 4, 4)
-
-
-def test_of_a_vision_transformer_the_last_block_is_its_last_layer():
-    model = small_transformer()
-    names = _last_block(model, "vit_b_16")
-    assert "encoder.layers.encoder_layer_2.mlp.0.weight" in names
-    assert "encoder.layers.encoder_layer_0.ln_1.weight" in names
-    assert "encoder.layers.encoder_layer_1.mlp.0.weight" not in names
-
-
-@pytest.mark.parametrize("images", [1, 5, 19])
-def test_threads_that_share_the_images_give_what_one_gives(images, monkeypatch):
-    backbone = load_backbone("small_cnn", "none", side=32)
-    pixels = np.random.default_rng(0).integers(0, 255, (images, 32, 32, 3), dtype=np.uint8)
-    alone = backbone.maps(pixels)
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
-    monkeypatch.setattr(torch, "set_num_threads", lambda number: None)
-    torch.testing.assert_close(backbone.maps(pixels), alone)
 
 
 @pytest.mark.parametrize("arch", SMALL)
@@ -99,29 +28,50 @@ def test_freezing_the_trunk_leaves_the_last_layer(arch, tmp_path):
     assert all(name.startswith(("fc.", "classifier.")) for name in names)
 
 
-def test_the_last_block_is_norms_deepest_convolutions_and_head():
+def test_the_last_layer_is_new_even_where_the_file_has_one_of_its_shape(tmp_path):
+    given = build("small_cnn", 3, weights="none", seed=1)
+    torch.save(given.state_dict(), tmp_path / "w.pth")
+    model = build("small_cnn", 3, weights=str(tmp_path / "w.pth"), seed=2)
+    assert torch.equal(model.features[0][0].weight, given.features[0][0].weight)
+    assert not torch.equal(model.classifier[1].weight, given.classifier[1].weight)
+
+
+def test_the_last_block_is_the_deepest_convolutions_with_their_norms_and_the_head():
     names = trainable(build("resnet18", 3, weights="none", freeze="last_block"))
-    assert {"bn1.weight", "layer1.0.bn2.bias", "layer4.0.conv1.weight", "layer4.1.conv2.weight", "fc.1.weight"} <= names
-    assert not {"conv1.weight", "layer3.1.conv2.weight"} & names
+    assert {"layer4.0.conv1.weight", "layer4.1.bn2.bias", "layer4.0.downsample.1.weight", "fc.1.weight"} <= names
+    assert {name.split(".")[0] for name in names} == {"layer4", "fc"}
 
 
-def test_a_frozen_batch_norm_keeps_its_statistics():
-    model = build("resnet18", 2, weights="none", freeze="head")
-    before = model.bn1.running_mean.clone()
-    train_mode(model, "resnet18")
+def test_what_is_frozen_keeps_its_statistics_and_drops_nothing():
+    model = build("efficientnet_b0", 2, weights="none", freeze="last_block")
+    train_mode(model, "efficientnet_b0")
+    parts = list(model.features)
+    assert not any(m.training for part in parts[:6] for m in part.modules()), "stochastic depth among them"
+    assert all(m.training for part in parts[6:] for m in part.modules())
+    assert model.classifier[0].training
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     model(torch.randn(4, 3, 32, 32) + 5)
-    assert torch.equal(model.bn1.running_mean, before)
-    assert model.fc.training
-    free = build("resnet18", 2, weights="none")
-    train_mode(free, "resnet18")
-    free(torch.randn(4, 3, 32, 32) + 5)
-    assert not torch.equal(free.bn1.running_mean, before)
+    moved = {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])}
+    assert {name.split(".")[1] for name in moved} == {"6", "7", "8"}
+    assert moved <= set(changing(model))
 
 
-def test_the_seed_makes_the_new_layers():
+def test_what_changes_is_what_trains_and_the_buffers_beside_it():
+    model = build("small_cnn", 2, weights="none", freeze="last_block")
+    train_mode(model, "small_cnn")
+    weights = {"features.3.0.weight", "features.3.1.weight", "features.3.1.bias"}
+    statistics = {f"features.3.1.{name}" for name in ("running_mean", "running_var", "num_batches_tracked")}
+    assert set(changing(model)) == weights | statistics | {"classifier.1.weight", "classifier.1.bias"}
+
+
+def test_the_seed_makes_the_new_layers_and_leaves_the_callers_alone():
+    torch.manual_seed(4)
+    expected = torch.rand(3)
+    torch.manual_seed(4)
     first, again, other = (build("small_cnn", 3, weights="none", seed=s).classifier[1].weight for s in (0, 0, 1))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
+    assert torch.equal(torch.rand(3), expected)
 
 
 def test_dropout_stands_before_the_last_layer():
@@ -131,100 +81,68 @@ def test_dropout_stands_before_the_last_layer():
     ] == [0.8]
 
 
-def test_weights_of_another_architecture_name_what_does_not_fit(tmp_path):
-    torch.save(build("resnet18", 2, weights="none").state_dict(), tmp_path / "w.pth")
-    with pytest.raises(CurateError, match=r"does not fit --arch mobilenet_v2: features\.0\.0\.weight is missing"):
-        build("mobilenet_v2", 2, weights=str(tmp_path / "w.pth"))
-    wide = {"features.0.0.weight": torch.zeros(16, 3, 5, 5)}
-    torch.save({**build("small_cnn", 2, weights="none").state_dict(), **wide}, tmp_path / "wide.pth")
-    with pytest.raises(CurateError, match=r"features\.0\.0\.weight is \(16, 3, 5, 5\), needs \(16, 3, 3, 3\)"):
-        build("small_cnn", 2, weights=str(tmp_path / "wide.pth"))
-
-
-def test_safetensors_and_state_dict_load_alike(tmp_path):
-    model = build("small_cnn", 2, weights="none", seed=7)
-    state = {name: t.contiguous() for name, t in model.state_dict().items()}
-    torch.save(state, tmp_path / "w.pth")
-    safetensors.torch.save_file(state, tmp_path / "w.safetensors")
-    for file in ("w.pth", "w.safetensors"):
-        loaded = build("small_cnn", 5, weights=str(tmp_path / file)).state_dict()
-        assert torch.equal(loaded["features.2.0.weight"], state["features.2.0.weight"])
-
-
-class Hostile:
-    def __reduce__(self):
-        return (Path.touch, (Path("owned"),))
-
-
-def test_a_hostile_pickle_is_refused_unrun(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    torch.save({"features.0.0.weight": Hostile()}, "w.pth")
-    Path("raw.pth").write_bytes(pickle.dumps(Hostile()))
-    for file in ("w.pth", "raw.pth"):
-        with pytest.raises(CurateError, match="refused"):
-            build("small_cnn", 2, weights=file)
-    assert not Path("owned").exists()
-
-
-def test_without_a_network_the_error_names_the_file_to_get(monkeypatch):
-    def offline(*_, **__):
-        raise urllib.error.URLError("no network")
-
-    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", offline)
-    with pytest.raises(
-        CurateError, match=r"Get the file resnet18-f37072fd\.pth .*--weights path/to/resnet18"
-    ) as caught:
-        build("resnet18", 2)
-    assert "//" not in str(caught.value), "no host"
-
-
-def test_densenet_takes_the_names_of_its_published_file(monkeypatch):
-    state = build("densenet121", 2, weights="none", seed=5).state_dict()
-    old = {n.replace("norm1.", "norm.1.").replace("conv2.", "conv.2."): t for n, t in state.items()}
-    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", lambda *_, **__: old)
-    loaded = build("densenet121", 2).state_dict()
-    name = "features.denseblock1.denselayer1.conv2.weight"
-    assert torch.equal(loaded[name], state[name])
-
-
 def test_an_unknown_architecture_gets_a_suggestion():
     with pytest.raises(CurateError, match=r"Did you mean .*densenet121"):
         build("densnet121", 2)
 
 
-@pytest.mark.parametrize("freeze", ["head", "last_block"])
-def test_what_has_no_trunk_cannot_be_frozen(freeze):
-    with pytest.raises(CurateError, match="no trunk"):
-        build("googlenet", 2, weights="none", freeze=freeze)
+def test_images_of_a_size_that_a_model_does_not_take_are_refused():
+    model = build("alexnet", 2, weights="none")
+    check_side(model, "alexnet", 63)
+    with pytest.raises(CurateError, match=r"alexnet does not take images of 30 pixels: .*Try --image-size 224"):
+        check_side(model, "alexnet", 30)
+
+
+def a_run(folder: Path, arch: str = "small_cnn") -> Trained:
+    """What `load_run` finds there: a model of two classes."""
+    trained = Trained(arch, build(arch, 2, weights="none", seed=3).eval(), ("basalt", "gräu $x$"), 48)
+    folder.mkdir(exist_ok=True)
+    save_model(trained, folder / "model.safetensors")
+    return trained
+
+
+def rewrite(folder: Path, **changes: object) -> None:
+    """Change what the model file in a folder says of itself; None takes it away."""
+    path = folder / "model.safetensors"
+    with safetensors.safe_open(path, framework="pt") as file:
+        about = json.loads(file.metadata()["deeprock"]) | changes
+    about = {name: value for name, value in about.items() if value is not None}
+    safetensors.torch.save_file(safetensors.torch.load_file(path), path, {"deeprock": json.dumps(about)})
 
 
 def test_a_saved_model_comes_back_with_its_classes(tmp_path):
-    model = build("small_cnn", 2, weights="none", seed=3).eval()
-    save_model(Trained("small_cnn", model, ("basalt", "gräu $x$"), 48), tmp_path / "model.safetensors")
+    saved = a_run(tmp_path)
     trained = load_run(tmp_path)
-    assert (trained.arch, trained.classes, trained.side) == ("small_cnn", ("basalt", "gräu $x$"), 48)
+    assert dataclasses.replace(trained, model=saved.model) == saved
     x = torch.randn(2, 3, 48, 48)
     with torch.inference_mode():
-        assert torch.equal(trained.model(x), model(x))
+        assert torch.equal(trained.model(x), saved.model(x))
     backbone = load_backbone("", run=tmp_path)
     assert (backbone.dim, backbone.side) == (128, 48)
 
 
-@pytest.mark.parametrize("arch", ["small_cnn", "resnet18", "mobilenet_v2", "densenet121"])
-def test_a_backbone_is_the_trunk_with_its_norms_folded_and_leaves_the_model_alone(arch):
-    model = build(arch, 2, weights="none").eval()
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            nn.init.uniform_(module.running_mean, -0.1, 0.1)
-            nn.init.uniform_(module.running_var, 0.5, 2)
-    before = {name: t.clone() for name, t in model.state_dict().items()}
-    backbone = backbone_of(model, arch, 64)
-    pixels = np.random.default_rng(0).integers(0, 255, (2, 64, 64, 3), dtype=np.uint8)
-    with torch.inference_mode():
-        expected = split(model, arch)[0](to_input(pixels))
-    torch.testing.assert_close(backbone.maps(pixels), expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max()))
-    assert all(torch.equal(t, before[name]) for name, t in model.state_dict().items())
-    assert all(p.requires_grad for p in model.parameters())
+def test_a_run_of_an_earlier_version_is_read(tmp_path):
+    """The first model files said neither their version nor whether images are cropped."""
+    saved = a_run(tmp_path)
+    rewrite(tmp_path, version=None, crop=None)
+    assert load_run(tmp_path).classes == saved.classes
+    assert not load_run(tmp_path).crop
+
+
+def test_a_run_of_an_earlier_version_whose_images_were_normalised_otherwise_is_refused(tmp_path):
+    a_run(tmp_path)
+    rewrite(tmp_path, version=None, arch="efficientnet_v2_l")
+    with pytest.raises(CurateError, match=r"images normalised otherwise\. Train it again"):
+        load_run(tmp_path)
+
+
+def test_a_run_of_a_later_version_says_so(tmp_path):
+    a_run(tmp_path)
+    rewrite(tmp_path, version=2, classes={"of": "another", "form": 1})
+    with pytest.raises(
+        CurateError, match=r"later version of DeepRock wrote it \(layout 2; .*up to 1\)\. Update DeepRock"
+    ):
+        load_run(tmp_path)
 
 
 def test_a_damaged_run_says_so(tmp_path):
@@ -235,31 +153,58 @@ def test_a_damaged_run_says_so(tmp_path):
         load_run(tmp_path)
 
 
-def test_the_backbones_key_changes_with_weights_and_size(tmp_path):
-    torch.save(build("small_cnn", 2, weights="none", seed=9).state_dict(), tmp_path / "w.pth")
-    keys = {
-        load_backbone("small_cnn", "none").key,
-        load_backbone("small_cnn", "none", side=96).key,
-        load_backbone("small_cnn", str(tmp_path / "w.pth")).key,
-    }
-    assert len(keys) == 3
-    assert load_backbone("small_cnn", "none").key in keys
+class Hostile:
+    def __reduce__(self):
+        return (Path.touch, (Path("owned"),))
+
+
+def test_a_hostile_model_file_in_a_run_is_refused_unrun(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "model.safetensors"
+    torch.save({"features.0.0.weight": Hostile()}, path)
+    with pytest.raises(CurateError, match="damaged"):
+        load_run(tmp_path)
+    path.write_bytes(pickle.dumps(Hostile()))
+    with pytest.raises(CurateError, match="damaged"):
+        load_run(tmp_path)
+    assert not Path("owned").exists()
 
 
 @pytest.mark.parametrize(
-    ("arch", "file", "new"),
+    "changes",
     [
-        ("mobilenet_v2", "mobilenet_v2_imagenet_features.pth", {"classifier.1.weight", "classifier.1.bias"}),
-        ("squeezenet1_1", "squeezenet1_1_imagenet_tvnorm.pth", {"classifier.1.weight", "classifier.1.bias"}),
-        pytest.param(
-            "vgg16",
-            "vgg16_imagenet_features.pth",
-            {f"classifier.{i}.{kind}" for i in (0, 3, 6) for kind in ("weight", "bias")},
-            marks=pytest.mark.slow,
-        ),
+        {"arch": None},
+        {"arch": ["small_cnn"]},
+        {"arch": "hf-hub:somebody/something"},
+        {"arch": "timm/hf-hub:somebody/something"},
+        {"arch": "timm/local-dir:."},
+        {"arch": "../small_cnn"},
+        {"arch": "resnet18"},
+        {"classes": "ab"},
+        {"classes": []},
+        {"classes": ["a"] * 3},
+        {"classes": ["a"] * 20_000},
+        {"side": "wide"},
+        {"side": 10**9},
+        {"side": float("inf")},
+        {"side": [48]},
+        {"version": "one"},
+        {"version": None, "side": -1},
     ],
+    ids=str,
 )
-def test_shared_weights_fit_and_what_they_lack_is_new(arch, file, new):
-    if not (WEIGHTS / file).exists():
-        pytest.skip("the shared weights are not here")
-    assert trainable(build(arch, 4, weights=str(WEIGHTS / file), freeze="head")) == new
+def test_a_model_file_that_says_what_cannot_be_is_refused(tmp_path, changes):
+    a_run(tmp_path)
+    rewrite(tmp_path, **changes)
+    with pytest.raises(CurateError, match=r"damaged|is unknown"):
+        load_run(tmp_path)
+
+
+def test_a_model_file_whose_text_is_no_table_is_refused(tmp_path):
+    for text in ("[1, 2]", "7", "null", "{", "[" * 5000):
+        safetensors.torch.save_file({"a": torch.zeros(1)}, tmp_path / "model.safetensors", {"deeprock": text})
+        with pytest.raises(CurateError, match="damaged"):
+            load_run(tmp_path)
+    safetensors.torch.save_file({"a": torch.zeros(1)}, tmp_path / "model.safetensors")
+    with pytest.raises(CurateError, match="damaged"):
+        load_run(tmp_path)

@@ -10,11 +10,15 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.nn import functional
 
 import classify.train
+from classify.config import TrainConfig
 from classify.models import build, load_run
-from classify.train import TrainConfig, learning_rate, train
+from classify.optimize import learning_rate, move
+from classify.train import train
 from curate.errors import CurateError
 from tests.test_data import COLOURS, damage, textures
 
@@ -34,6 +38,11 @@ def no_pictures(monkeypatch):
 def trunk_weights(tmp_path):
     torch.save(build("small_cnn", 2, weights="none", seed=11).state_dict(), tmp_path / "w.pth")
     return str(tmp_path / "w.pth")
+
+
+class Hostile:
+    def __reduce__(self):
+        return (Path.touch, (Path("owned"),))
 
 
 class Killed(Exception):
@@ -169,6 +178,107 @@ def test_the_learning_rate_is_halved_every_ten_epochs():
     assert rates == [0.01, 0.01, 0.005, 0.005, 0.0025, 0.000625]
 
 
+def test_or_it_falls_along_a_cosine():
+    config = TrainConfig(schedule="cosine", epochs=4, learning_rate=0.2)
+    rates = [learning_rate(config, epoch) for epoch in range(4)]
+    np.testing.assert_allclose(rates, [0.2, 0.1 * (1 + 0.5**0.5), 0.1, 0.1 * (1 - 0.5**0.5)])
+
+
+@pytest.mark.parametrize("optimizer", ["adagrad", "rmsprop", "adam", "adamw"])
+def test_other_optimizers_learn_and_go_on_after_a_kill(tmp_path, no_pictures, trunk_weights, optimizer):
+    config = dataclasses.replace(QUICK, freeze="head", weights=trunk_weights, optimizer=optimizer, learning_rate=0.003)
+    manifest = textures(tmp_path)
+    train(manifest, tmp_path, config, tmp_path / "whole")
+    with pytest.raises(Killed):
+        train(manifest, tmp_path, config, tmp_path / "killed", on_epoch=kill_after(1))
+    train(manifest, tmp_path, config, tmp_path / "killed")
+    history = history_of(tmp_path / "whole")
+    pd.testing.assert_frame_equal(history_of(tmp_path / "killed"), history)
+    assert history["train_loss"].iloc[-1] < history["train_loss"].iloc[0]
+
+
+def test_the_moving_average_is_what_is_kept_and_goes_on_after_a_kill(tmp_path, no_pictures):
+    manifest = textures(tmp_path)
+    config = dataclasses.replace(QUICK, ema=0.9, epochs=3)
+    train(manifest, tmp_path, config, tmp_path / "whole")
+    with pytest.raises(Killed):
+        train(manifest, tmp_path, config, tmp_path / "killed", on_epoch=kill_after(1))
+    train(manifest, tmp_path, config, tmp_path / "killed")
+    killed, whole = weights_of(tmp_path / "killed"), weights_of(tmp_path / "whole")
+    assert all(torch.equal(killed[name], whole[name]) for name in whole)
+
+
+def test_the_moving_average_lags_behind(tmp_path, no_pictures):
+    start = build("small_cnn", 3, weights="none", dropout=0.2).state_dict()["features.0.0.weight"]
+    moved = []
+    for ema in (0.9, 0.0):
+        config = dataclasses.replace(QUICK, ema=ema, epochs=1)
+        train(textures(tmp_path), tmp_path, config, tmp_path / str(ema))
+        moved.append(float((weights_of(tmp_path / str(ema))["features.0.0.weight"] - start).norm()))
+    assert 0 < moved[0] < moved[1] / 2
+
+
+def test_a_step_of_the_moving_average():
+    model = torch.nn.Linear(1, 1)
+    average = {"weight": torch.tensor([[2.0]])}
+    torch.nn.init.constant_(model.weight, 4.0)
+    move(average, model, 0.75)
+    assert average["weight"].item() == 2.5
+
+
+def test_smoothed_labels_cost_the_sure(tmp_path, no_pictures):
+    manifest = textures(tmp_path)
+    sharp, smooth = (dataclasses.replace(QUICK, epochs=12, label_smoothing=share) for share in (0.0, 0.3))
+    train(manifest, tmp_path, sharp, tmp_path / "sharp")
+    train(manifest, tmp_path, smooth, tmp_path / "smooth")
+    losses = [history_of(tmp_path / name)["train_loss"].iloc[-1] for name in ("sharp", "smooth")]
+    assert losses[1] > losses[0] + 0.2
+
+
+def test_grey_runs_never_see_a_colour(tmp_path, no_pictures):
+    """The classes differ in colour; their greys differ too, but not those of the images made here."""
+    manifest = textures(tmp_path, labels=("basalt", "granite"))
+    for name, label in zip(manifest["file_name"], manifest["label"], strict=True):
+        colour = (200, 40, 92) if label == "basalt" else (40, 100, 202)  # equally bright
+        Image.new("RGB", (40, 40), colour).save(tmp_path / name)
+    manifest = manifest.drop(columns="sha256")
+    for grayscale in (0.0, 1.0):
+        config = dataclasses.replace(QUICK, grayscale=grayscale, epochs=12, learning_rate=0.05)
+        train(manifest, tmp_path, config, tmp_path / str(grayscale))
+    found = [pd.read_csv(tmp_path / name / "predictions-val.csv") for name in ("0.0", "1.0")]
+    spread = [table["p_basalt"].std() for table in found]
+    assert spread[0] > 0.02 > 1e-3 > spread[1], spread
+
+
+def test_tensorboard_and_csv_have_every_epoch_once(tmp_path, no_pictures):
+    manifest, run = textures(tmp_path), tmp_path / "run"
+    with pytest.raises(Killed):
+        train(manifest, tmp_path, QUICK, run, on_epoch=kill_after(2))
+    train(manifest, tmp_path, QUICK, run)
+    events = EventAccumulator(str(run / "tensorboard")).Reload()
+    losses = events.Scalars("loss/train")
+    assert [event.step for event in losses] == [1, 2, 3, 4]
+    np.testing.assert_allclose([event.value for event in losses], history_of(run)["train_loss"], rtol=1e-5)
+    assert {"loss/val", "accuracy/train", "accuracy/val", "macro_f1/val", "learning_rate"} <= set(
+        events.Tags()["scalars"]
+    )
+
+
+def test_a_run_tells_what_the_best_model_says_of_each_validation_image(tmp_path, no_pictures):
+    manifest = textures(tmp_path)
+    metrics = train(manifest, tmp_path, QUICK, tmp_path / "run")
+    table = pd.read_csv(tmp_path / "run" / "predictions-val.csv")
+    assert sorted(table["image_id"]) == sorted(manifest.loc[manifest["split"] == "val", "image_id"])
+    assert (table["label"] == table["predicted"]).mean() == pytest.approx(metrics["val"]["accuracy"])
+    assert metrics["parameters"] == sum(p.numel() for p in build("small_cnn", 3, weights="none").parameters())
+
+
+def test_training_is_deterministic_where_that_is_asked_and_other_code_is_left_alone(tmp_path, no_pictures):
+    config = dataclasses.replace(QUICK, deterministic=True, threads=1, epochs=1)
+    train(textures(tmp_path), tmp_path, config, tmp_path / "run")
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
 def test_rare_classes_weigh_more(tmp_path, no_pictures, monkeypatch):
     """6 basalts, 6 granites, 2 olivines for training: weights 1, 1, 3."""
     manifest = textures(tmp_path)
@@ -176,9 +286,9 @@ def test_rare_classes_weigh_more(tmp_path, no_pictures, monkeypatch):
     seen = []
     real = functional.cross_entropy
 
-    def spy(logits, label, weight):
+    def spy(logits, label, weight, **how):
         seen.append(weight.tolist())
-        return real(logits, label, weight=weight)
+        return real(logits, label, weight=weight, **how)
 
     monkeypatch.setattr(functional, "cross_entropy", spy)
     train(manifest.drop(index=rare), tmp_path, dataclasses.replace(QUICK, epochs=1), tmp_path / "run")
@@ -193,7 +303,9 @@ def test_training_stops_early_when_validation_no_longer_improves(tmp_path, no_pi
 
 
 def test_a_diverged_loss_stops_the_run(tmp_path, no_pictures):
-    with pytest.raises(CurateError, match="Lower the learning rate"):
+    with pytest.raises(
+        CurateError, match=r"epoch \d+, batch \d+: the loss is .* \(images [0-9a-f]{16}, .*Lower the lear"
+    ):
         train(
             textures(tmp_path),
             tmp_path,
@@ -226,6 +338,27 @@ def test_an_unfinished_run_of_other_settings_or_images_is_left_alone(tmp_path, n
         train(manifest, tmp_path, QUICK, tmp_path / "mine")
 
 
+def test_an_unfinished_run_of_another_version_is_refused(tmp_path, no_pictures):
+    manifest, run = textures(tmp_path), tmp_path / "run"
+    with pytest.raises(Killed):
+        train(manifest, tmp_path, QUICK, run, on_epoch=kill_after(1))
+    about = json.loads((run / "config.json").read_text())
+    (run / "config.json").write_text(json.dumps({**about, "layout": 99}))
+    with pytest.raises(CurateError, match=r"another version of DeepRock \(layout 99, this one has 1\).*--overwrite"):
+        train(manifest, tmp_path, QUICK, run)
+
+
+def test_a_state_with_code_in_it_is_refused_unrun(tmp_path, no_pictures, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    manifest, run = textures(tmp_path), tmp_path / "run"
+    with pytest.raises(Killed):
+        train(manifest, tmp_path, QUICK, run, on_epoch=kill_after(1))
+    torch.save({"model": Hostile()}, run / "last.pt")
+    with pytest.raises(CurateError, match="the run cannot go on"):
+        train(manifest, tmp_path, QUICK, run)
+    assert not Path("owned").exists()
+
+
 def test_a_damaged_state_says_what_to_do(tmp_path, no_pictures):
     manifest, run = textures(tmp_path), tmp_path / "run"
     with pytest.raises(Killed):
@@ -242,7 +375,19 @@ def test_images_that_are_too_small_for_the_architecture_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "change", [{"epochs": 0}, {"dropout": 1.0}, {"learning_rate": 0.0}, {"freeze": "all"}, {"precision": "int8"}]
+    "change",
+    [
+        {"epochs": 0},
+        {"dropout": 1.0},
+        {"learning_rate": 0.0},
+        {"freeze": "all"},
+        {"precision": "int8"},
+        {"optimizer": "lion"},
+        {"schedule": "never"},
+        {"ema": 1.0},
+        {"processes": 0},
+        {"grayscale": 2.0},
+    ],
 )
 def test_settings_out_of_range_are_refused(change):
     with pytest.raises(CurateError, match=next(iter(change))):

@@ -1,0 +1,276 @@
+"""Grad-CAM beside pytorch-grad-cam, used as its README shows: time, memory, and how far the heatmaps lie apart.
+
+    python -m benchmarks.explain                  # four architectures: some six minutes on two idle cores
+    python -m benchmarks.explain --photos DIR --weights DIR
+
+The library takes one preprocessed image at a time, with the layer that its README names. Ours takes the same images as
+decoded pixels, 16 in a call, and enlarges the maps to 224 x 224 as the library does. Both in float32, in turns in one
+process; seconds and processor seconds are medians over the turns, and so are the ratios of each turn. The networks have
+the study's seven classes and random heads; MobileNetV2 and VGG16 have their ImageNet weights where the files are there.
+
+Memory is what a process of its own needs at its peak beyond what it held with the network and the decoded images, for
+48 images, 16 in a call: the README re-uses its object for many images. Ours includes its copy of the trunk.
+memory_growth_1000 is
+the peak of the whole process that explains 1,000 images of a run into a folder, divided by its peak after 100 of them.
+"""
+
+import argparse
+import copy
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+import pandas as pd
+
+from benchmarks.options import SHARED
+from benchmarks.usage import ROOT
+from curate.console import print_table
+
+ARCHITECTURES = {
+    "resnet18": "",
+    "densenet121": "",
+    "vgg16": "vgg16_imagenet_features.pth",
+    "mobilenet_v2": "mobilenet_v2_imagenet_features.pth",
+}  # and the file of their weights
+CLASSES = 7
+SIDE = 224
+AT_ONCE = 16  # images of a turn
+TURNS = 9
+CALLS = 3  # whose memory is looked at
+ENOUGH = 100  # photos
+EXPLAINED = 1000
+CHILD = "from benchmarks.explain import main_of_child; main_of_child()"
+
+
+class Took(NamedTuple):
+    """Of one image."""
+
+    seconds: float
+    cpu: float
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--photos", type=Path, default=SHARED / "data" / "rocks", help="folder; without, noise")
+    parser.add_argument("--weights", type=Path, default=SHARED / "weights", help="folder; without, random ones")
+    parser.add_argument("--quick", action="store_true", help="four images a turn, three turns, 200 images for 1,000")
+    options = parser.parse_args()
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # as `classify` for itself; for the library too
+    figures: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as home:
+        pictures = Path(home) / "pictures.npy"
+        np.save(pictures, some_pictures(options.photos))
+        for arch, file in ARCHITECTURES.items():
+            weights = str(options.weights / file) if file and (options.weights / file).exists() else "none"
+            figures |= compare(arch, weights, np.load(pictures), quick=options.quick)
+            order = {"arch": arch, "weights": weights, "pictures": str(pictures)}
+            theirs, ours = (child({**order, "who": who})["extra_mb"] for who in ("library", "ours"))
+            figures |= {f"memory_mb_{arch}": round(ours), f"library_memory_mb_{arch}": round(theirs)}
+            figures[f"memory_share_{arch}"] = round(ours / theirs, 3)
+        number = 200 if options.quick else EXPLAINED
+        figures |= child({"who": "folder", "pictures": str(pictures), "home": home, "number": number})
+    figures["max_abs_difference"] = max(figures[f"max_abs_difference_{arch}"] for arch in ARCHITECTURES)
+    report(figures)
+    print(json.dumps(figures))
+
+
+def some_pictures(photos: Path) -> np.ndarray:
+    """(100, 224, 224, 3) uint8: photos, spread over the folder, or smooth noise where there are none."""
+    from curate.images import decode, square
+    from curate.store import ImageError
+
+    files = sorted(path for path in photos.rglob("*") if path.suffix.lower() in {".jpg", ".jpeg", ".png"})
+    pictures = []
+    for file in files[:: max(1, len(files) // (2 * ENOUGH))]:
+        try:
+            pictures.append(square(decode(file.read_bytes()), SIDE))
+        except ImageError:
+            continue
+    if len(pictures) < ENOUGH:
+        print(f"no {ENOUGH} photos in {photos}: noise is explained")
+        rng = np.random.default_rng(0)
+        noise = rng.integers(0, 256, (ENOUGH, 9, 9, 3), dtype=np.uint8)
+        pictures = [cv2.resize(small, (SIDE, SIDE), interpolation=cv2.INTER_CUBIC) for small in noise]
+    return np.stack(pictures[:ENOUGH])
+
+
+def compare(arch: str, weights: str, pictures: np.ndarray, *, quick: bool) -> dict[str, Any]:
+    """Speed-ups and the largest difference of two heatmaps of the same image and class."""
+    at_once, turns = (4, 3) if quick else (AT_ONCE, TURNS)
+    explain_theirs, explain_ours = both(arch, weights)
+    rng = np.random.default_rng(0)
+    took: list[tuple[Took, Took]] = []
+    apart = 0.0
+    for turn in range(turns + 1):  # the first warms up
+        pixels, targets = rng.choice(pictures, at_once, replace=False), rng.integers(0, CLASSES, at_once).tolist()
+        work = [lambda: explain_theirs(pixels, targets), lambda: explain_ours(pixels, targets)]  # noqa: B023
+        order = (0, 1) if turn % 2 else (1, 0)
+        done = {which: timed(work[which], at_once) for which in order}
+        apart = max(apart, float(np.abs(done[0][1] - done[1][1]).max()))
+        if turn:
+            took.append((done[0][0], done[1][0]))
+    seconds, cpu = (np.array([[side[k] for side in pair] for pair in took]) for k in (0, 1))
+    return {
+        f"speedup_{arch}": round(float(np.median(seconds[:, 0] / seconds[:, 1])), 2),
+        f"speedup_cpu_{arch}": round(float(np.median(cpu[:, 0] / cpu[:, 1])), 2),
+        f"library_ms_{arch}": round(1000 * float(np.median(seconds[:, 0])), 1),
+        f"ms_{arch}": round(1000 * float(np.median(seconds[:, 1])), 1),
+        f"library_cpu_ms_{arch}": round(1000 * float(np.median(cpu[:, 0])), 1),
+        f"cpu_ms_{arch}": round(1000 * float(np.median(cpu[:, 1])), 1),
+        f"max_abs_difference_{arch}": apart,
+    }
+
+
+Explain = Callable[[np.ndarray, list[int]], np.ndarray]  # pixels, one class an image -> (n, 224, 224) in [0, 1]
+
+
+def both(arch: str, weights: str) -> tuple[Explain, Explain]:
+    """The library, image by image, and ours, on the same network."""
+    import torch
+
+    from classify.data import to_input
+    from classify.models import build
+
+    model = build(arch, CLASSES, weights=weights).eval()
+    plain = copy.deepcopy(model).to(memory_format=torch.contiguous_format)
+
+    def theirs(pixels: np.ndarray, targets: list[int]) -> np.ndarray:
+        images = [to_input(pixels[i : i + 1]).contiguous() for i in range(len(pixels))]
+        return by_library(plain, arch, images, targets)
+
+    return theirs, prepared(model, arch)
+
+
+def by_library(model: Any, arch: str, inputs: list[Any], targets: list[int]) -> np.ndarray:
+    """As its README shows, the object made once; a call an element of `inputs`, which hold one image or several."""
+    from pytorch_grad_cam import GradCAM
+    from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+
+    layers = [model.layer4[-1] if arch.startswith("resnet") else model.features[-1]]
+    left = [ClassifierOutputTarget(target) for target in targets]
+    found = []
+    with GradCAM(model=model, target_layers=layers) as cam:
+        for images in inputs:
+            found.append(cam(input_tensor=images, targets=left[: len(images)]))
+            left = left[len(images) :]
+    return np.concatenate(found)
+
+
+def prepared(model: Any, arch: str) -> Explain:
+    """Ours, as `classify.explain.explain_parts` does it, the maps as large as the library's."""
+    from classify.cam import activations_of, class_activation_maps, enlarged, trunk_and_tail
+    from classify.models import frozen
+
+    trunk, tail = trunk_and_tail(model, arch)
+    body = frozen(trunk)
+    tail.requires_grad_(False)
+    return lambda pixels, targets: enlarged(class_activation_maps(tail, activations_of(body, pixels), targets), SIDE)
+
+
+def timed(work: Callable[[], np.ndarray], images: int) -> tuple[Took, np.ndarray]:
+    start, cpu = time.perf_counter(), time.process_time()
+    found = work()
+    return Took((time.perf_counter() - start) / images, (time.process_time() - cpu) / images), found
+
+
+def child(order: dict[str, Any]) -> dict[str, Any]:
+    """What a process of its own says of itself."""
+    done = subprocess.run(
+        [sys.executable, "-c", CHILD, json.dumps(order)], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise SystemExit(f"{order['who']} failed: {done.stderr[-2000:]}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def main_of_child() -> None:
+    order = json.loads(sys.argv[1])
+    pictures = np.load(order["pictures"])
+    if order["who"] == "folder":
+        print(json.dumps(growth(pictures, Path(order["home"]), order["number"])))
+        return
+    print(json.dumps({"extra_mb": extra_memory(order["who"], order["arch"], order["weights"], pictures[:AT_ONCE])}))
+
+
+def extra_memory(who: str, arch: str, weights: str, pixels: np.ndarray) -> float:
+    """MB of the peak beyond what is there with the network and 16 decoded images."""
+    import torch
+
+    import classify.explain  # noqa: F401  with all that both need, before memory is looked at
+    from classify.data import to_input
+    from classify.models import build
+
+    model = build(arch, CLASSES, weights=weights).eval()
+    targets = [i % CLASSES for i in range(len(pixels))]
+    if who == "library":
+        model = model.to(memory_format=torch.contiguous_format)
+        inputs = [to_input(pixels).contiguous()]
+        before = resident_mb("VmRSS")
+        by_library(model, arch, inputs * CALLS, targets * CALLS)
+    else:
+        before = resident_mb("VmRSS")
+        explain = prepared(model, arch)
+        for _ in range(CALLS):
+            explain(pixels, targets)
+    return resident_mb("VmHWM") - before
+
+
+def growth(pictures: np.ndarray, home: Path, number: int) -> dict[str, Any]:
+    """The peak of explaining so many images into a folder, divided by that after the first 100, as various as all."""
+    from PIL import Image
+
+    from classify.explain import explain_split
+    from classify.models import Trained, build, save_model
+
+    for i, picture in enumerate(pictures):
+        Image.fromarray(picture).save(home / f"{i}.jpg")
+    rows = [(f"image{i}", f"{i % len(pictures)}.jpg", f"class{i % CLASSES}", "val") for i in range(number)]
+    manifest = pd.DataFrame(rows, columns=["image_id", "file_name", "label", "split"])
+    run = home / "run"
+    run.mkdir()
+    classes = tuple(f"class{i}" for i in range(CLASSES))
+    save_model(
+        Trained("resnet18", build("resnet18", CLASSES, weights="none"), classes, SIDE), run / "model.safetensors"
+    )
+    peaks: list[float] = []
+
+    def look(done: int, total: int) -> None:
+        if done >= ENOUGH and not peaks:
+            peaks.append(resident_mb("VmHWM"))
+
+    start = time.perf_counter()
+    explain_split(run, manifest, home, progress=look)
+    peaks.append(resident_mb("VmHWM"))
+    return {
+        "peak_mb_after_100": round(peaks[0]),
+        f"peak_mb_after_{number}": round(peaks[1]),
+        "memory_growth_1000": round(peaks[1] / peaks[0], 3),
+        "folder_ms_per_image": round(1000 * (time.perf_counter() - start) / number, 1),
+    }
+
+
+def resident_mb(what: str) -> float:
+    """VmRSS, memory that is resident now, or VmHWM, its peak, of this process: of Linux."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(f"{what}:")) / 1024
+
+
+def report(figures: dict[str, Any]) -> None:
+    names = ("library_ms", "ms", "speedup", "library_cpu_ms", "cpu_ms", "speedup_cpu")
+    rows = [(arch, *(str(figures[f"{name}_{arch}"]) for name in names)) for arch in ARCHITECTURES]
+    print_table(("an image", "library, ms", "ours", "ratio", "of processors, ms", "ours", "ratio"), rows)
+    names = ("library_memory_mb", "memory_mb", "memory_share", "max_abs_difference")
+    rows = [(arch, *(f"{figures[f'{name}_{arch}']:.4g}" for name in names)) for arch in ARCHITECTURES]
+    print_table(("16 images", "library, MB", "ours", "share", "largest difference of the maps"), rows)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,150 @@
+"""Every classifier of torchvision: it freezes, trains, is explained and exported. Slow but for eight of them."""
+
+import warnings
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+from torch import Tensor, nn
+from torchvision.ops import StochasticDepth
+
+from classify.cam import grad_cam
+from classify.export import FromPicture
+from classify.models import build, changing, freeze_model
+from classify.trunk import FREEZE, explained, spatial, split, train_mode
+
+torch.set_num_threads(1)
+ORDINARY = (
+    "vgg19_bn",
+    "resnet18",
+    "densenet121",
+    "mobilenet_v2",
+    "squeezenet1_1",
+    "efficientnet_b0",
+    "convnext_tiny",
+    "vit_b_16",
+)
+EVERY = torchvision.models.list_models(module=torchvision.models)
+SIZES = {"inception_v3": (96, 128), "maxvit_t": (224, 224)}  # others take what is not square
+HEADS = ("avgpool", "classifier", "fc", "head", "heads")
+
+
+class Built(NamedTuple):
+    """A classifier of three classes, and images for it: two, or one where no batch norm wants more."""
+
+    arch: str
+    model: nn.Module
+    images: Tensor
+
+
+@pytest.fixture(
+    scope="module",
+    params=[arch if arch in ORDINARY else pytest.param(arch, marks=pytest.mark.slow) for arch in EVERY],
+)
+def built(request: pytest.FixtureRequest) -> Iterator[Built]:
+    arch: str = request.param
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("kaiming_normal_", "kaiming_uniform_", "normal_", "trunc_normal_", "uniform_"):
+            patch.setattr(nn.init, name, filled)
+        model = build(arch, 3, weights="none", dropout=0.1)
+    for module in model.modules():
+        if isinstance(module, StochasticDepth):
+            module.p = 0.0  # else a layer may be left out, and not change
+    is_vit = arch.startswith("vit_")
+    height, width = (224, 224) if is_vit else SIZES.get(arch, (64, 96))
+    generator = torch.Generator().manual_seed(0)
+    yield Built(arch, model, torch.randn(1 if is_vit else 2, 3, height, width, generator=generator))
+    model.to("meta")  # the memory, before the next is built
+
+
+def filled(tensor: Tensor, *_: object, **__: object) -> Tensor:
+    """He's initialisation in a tenth of its time: the same normal numbers again and again."""
+    deviation = (2 * len(tensor) / tensor.numel()) ** 0.5 if tensor.ndim > 1 else 0.02
+    numbers = torch.randn(min(tensor.numel(), 131071)) * deviation
+    with torch.no_grad():
+        return tensor.copy_(numbers.repeat(-(-tensor.numel() // len(numbers)))[: tensor.numel()].view_as(tensor))
+
+
+def test_the_trunk_gives_a_map_and_the_head_makes_the_logits_of_it(built):
+    arch, model, images = built
+    trunk, head = split(model.eval(), arch)
+    with torch.inference_mode():
+        logits, output = model(images), trunk(images)
+        assert torch.equal(head(output), logits)
+    assert logits.shape == (len(images), 3)
+    maps = spatial(output)
+    pooled = [m for m in model.modules() if isinstance(m, nn.Linear | nn.Conv2d)][-1].weight.shape[1]
+    height, width = maps.shape[2:]
+    assert maps.ndim == 4
+    if images.shape[2] == images.shape[3]:
+        assert height == width > 1
+    else:
+        assert height < width, "rows, then columns"
+    if not arch.startswith(("vgg", "alexnet", "mobilenet_v3")):
+        assert maps.shape[1] == pooled, "channels first"
+
+
+@pytest.mark.parametrize("freeze", FREEZE)
+def test_a_step_changes_exactly_what_trains(built, freeze):
+    arch, model, images = built
+    freeze_model(model, arch, freeze, set())
+    trains = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    in_head = {name for name, _ in model.named_parameters() if name.split(".")[0] in HEADS}
+    assert in_head
+    if freeze == "head":
+        assert trains == in_head
+    elif freeze == "last_block":
+        assert in_head < trains < {name for name, _ in model.named_parameters()}
+    else:
+        assert trains == {name for name, _ in model.named_parameters()}
+    train_mode(model, arch)
+    may_change = set(changing(model))
+    before = {name: print_of(tensor) for name, tensor in model.state_dict().items()}
+    training = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    logits = model(images)
+    assert torch.isfinite(logits).all()
+    (-logits.sum()).backward()
+    for parameter in training:
+        parameter.grad.sign_()  # no step is lost in rounding, and none is too large
+    torch.optim.SGD(training, lr=1e-4).step()
+    model.zero_grad()
+    changed = {name for name, tensor in model.state_dict().items() if print_of(tensor) != before[name]}
+    assert trains <= changed, sorted(trains - changed)
+    assert changed <= may_change, sorted(changed - may_change)
+    assert may_change - trains <= {name for name, _ in model.named_buffers()}
+
+
+def test_it_gives_a_heatmap(built):
+    arch, model, images = built
+    body, tail = explained(model.eval().requires_grad_(False), arch)
+    with torch.inference_mode():
+        activations = body(images)
+    heatmaps = grad_cam(tail, activations, [1] * len(images))
+    assert heatmaps.shape == (len(images), 56, 56)
+    assert np.isfinite(heatmaps).all()
+    assert heatmaps.min() >= 0
+    assert heatmaps.max() <= 1
+
+
+def test_it_is_exported(built):
+    _, model, images = built
+    pictures = torch.randint(0, 256, (2, 1, *images.shape[2:], 3), dtype=torch.uint8)
+    whole = FromPicture(model.eval().requires_grad_(False)).eval()
+    with (
+        warnings.catch_warnings(),
+        torch.no_grad(),
+        torch.jit.optimized_execution(False),
+    ):  # it takes longer than it saves
+        warnings.filterwarnings("ignore", "`torch.jit", FutureWarning)
+        warnings.simplefilter("ignore", torch.jit.TracerWarning)
+        traced = torch.jit.trace(whole, pictures[0], check_trace=False)
+        torch.testing.assert_close(traced(pictures[1]), whole(pictures[1]))
+
+
+def print_of(tensor: Tensor) -> tuple[int, bytes]:
+    """Of a tensor, another where a value is another: the sum of all bits, and the first values. A copy takes gigabytes."""
+    bits = tensor.view(torch.int32) if tensor.is_floating_point() else tensor
+    return int(bits.sum()), (bits[:1] if bits.ndim > 1 else bits).numpy().tobytes()
