@@ -9,9 +9,9 @@ process; seconds and processor seconds are medians over the turns, and so are th
 the study's seven classes and random heads; MobileNetV2 and VGG16 have their ImageNet weights where the files are there.
 
 Memory is what a process of its own needs at its peak beyond what it held with the network and the decoded images, for
-48 images, 16 in a call: the README re-uses its object for many images. Ours includes its copy of the trunk.
-memory_growth_1000 is
-the peak of the whole process that explains 1,000 images of a run into a folder, divided by its peak after 100 of them.
+48 images. The library takes 16 in a call, of one object, which its README makes once. Ours is `explain_parts`, with
+the copy that it makes of the trunk and with decoding. memory_growth_1000 is the peak of a process that explains 1,000
+images of a run into a folder, all of it, divided by its peak after 100 of them.
 """
 
 import argparse
@@ -41,6 +41,7 @@ ARCHITECTURES = {
     "mobilenet_v2": "mobilenet_v2_imagenet_features.pth",
 }  # and the file of their weights
 CLASSES = 7
+NAMES = tuple(f"class{i}" for i in range(CLASSES))
 SIDE = 224
 AT_ONCE = 16  # images of a turn
 TURNS = 9
@@ -71,7 +72,7 @@ def main() -> None:
         for arch, file in ARCHITECTURES.items():
             weights = str(options.weights / file) if file and (options.weights / file).exists() else "none"
             figures |= compare(arch, weights, np.load(pictures), quick=options.quick)
-            order = {"arch": arch, "weights": weights, "pictures": str(pictures)}
+            order = {"arch": arch, "weights": weights, "pictures": str(pictures), "home": home}
             theirs, ours = (child({**order, "who": who})["extra_mb"] for who in ("library", "ours"))
             figures |= {f"memory_mb_{arch}": round(ours), f"library_memory_mb_{arch}": round(theirs)}
             figures[f"memory_share_{arch}"] = round(ours / theirs, 3)
@@ -166,13 +167,12 @@ def by_library(model: Any, arch: str, inputs: list[Any], targets: list[int]) -> 
 
 def prepared(model: Any, arch: str) -> Explain:
     """Ours, as `classify.explain.explain_parts` does it, the maps as large as the library's."""
-    from classify.cam import activations_of, class_activation_maps, enlarged, trunk_and_tail
-    from classify.models import frozen
+    from classify.cam import class_activation_maps, enlarged
+    from classify.explain import network_of
+    from classify.models import Trained, forward
 
-    trunk, tail = trunk_and_tail(model, arch)
-    body = frozen(trunk)
-    tail.requires_grad_(False)
-    return lambda pixels, targets: enlarged(class_activation_maps(tail, activations_of(body, pixels), targets), SIDE)
+    body, tail, *_ = network_of(Trained(arch, model, NAMES, SIDE))
+    return lambda pixels, targets: enlarged(class_activation_maps(tail, forward(body, pixels), targets), SIDE)
 
 
 def timed(work: Callable[[], np.ndarray], images: int) -> tuple[Took, np.ndarray]:
@@ -197,49 +197,53 @@ def main_of_child() -> None:
     if order["who"] == "folder":
         print(json.dumps(growth(pictures, Path(order["home"]), order["number"])))
         return
-    print(json.dumps({"extra_mb": extra_memory(order["who"], order["arch"], order["weights"], pictures[:AT_ONCE])}))
+    print(json.dumps({"extra_mb": extra_memory(order, pictures[:AT_ONCE])}))
 
 
-def extra_memory(who: str, arch: str, weights: str, pixels: np.ndarray) -> float:
-    """MB of the peak beyond what is there with the network and 16 decoded images."""
+def extra_memory(order: dict[str, Any], pixels: np.ndarray) -> float:
+    """MB of the peak of explaining 48 images beyond what is there with the network and 16 decoded images."""
     import torch
 
-    import classify.explain  # noqa: F401  with all that both need, before memory is looked at
     from classify.data import to_input
-    from classify.models import build
+    from classify.explain import explain_parts, network_of
+    from classify.models import Trained, build
 
-    model = build(arch, CLASSES, weights=weights).eval()
-    targets = [i % CLASSES for i in range(len(pixels))]
-    if who == "library":
+    arch, home = order["arch"], Path(order["home"])
+    model = build(arch, CLASSES, weights=order["weights"]).eval()
+    if order["who"] == "library":
         model = model.to(memory_format=torch.contiguous_format)
         inputs = [to_input(pixels).contiguous()]
         before = resident_mb("VmRSS")
-        by_library(model, arch, inputs * CALLS, targets * CALLS)
+        by_library(model, arch, inputs * CALLS, [0] * AT_ONCE * CALLS)
     else:
+        manifest = stored(pixels, home, AT_ONCE * CALLS)
         before = resident_mb("VmRSS")
-        explain = prepared(model, arch)
-        for _ in range(CALLS):
-            explain(pixels, targets)
+        network = network_of(Trained(arch, model, NAMES, SIDE))
+        del model  # as `explain_split`
+        for _ in explain_parts(network, manifest, home, target="label"):
+            pass
     return resident_mb("VmHWM") - before
+
+
+def stored(pictures: np.ndarray, home: Path, number: int) -> pd.DataFrame:
+    """A manifest of so many images, over and over the same files in `home`."""
+    from PIL import Image
+
+    for i, picture in enumerate(pictures):
+        Image.fromarray(picture).save(home / f"{i}.jpg")
+    rows = [(f"image{i}", f"{i % len(pictures)}.jpg", NAMES[i % CLASSES], "val") for i in range(number)]
+    return pd.DataFrame(rows, columns=["image_id", "file_name", "label", "split"])
 
 
 def growth(pictures: np.ndarray, home: Path, number: int) -> dict[str, Any]:
     """The peak of explaining so many images into a folder, divided by that after the first 100, as various as all."""
-    from PIL import Image
-
     from classify.explain import explain_split
     from classify.models import Trained, build, save_model
 
-    for i, picture in enumerate(pictures):
-        Image.fromarray(picture).save(home / f"{i}.jpg")
-    rows = [(f"image{i}", f"{i % len(pictures)}.jpg", f"class{i % CLASSES}", "val") for i in range(number)]
-    manifest = pd.DataFrame(rows, columns=["image_id", "file_name", "label", "split"])
+    manifest = stored(pictures, home, number)
     run = home / "run"
     run.mkdir()
-    classes = tuple(f"class{i}" for i in range(CLASSES))
-    save_model(
-        Trained("resnet18", build("resnet18", CLASSES, weights="none"), classes, SIDE), run / "model.safetensors"
-    )
+    save_model(Trained("resnet18", build("resnet18", CLASSES, weights="none"), NAMES, SIDE), run / "model.safetensors")
     peaks: list[float] = []
 
     def look(done: int, total: int) -> None:

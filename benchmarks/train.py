@@ -6,8 +6,8 @@
 Real photos, 511 of them, with the study's split (399 for training, 56 for validation). `head` and `last_block`: ours is
 the whole of `classify.train.train`, 50 epochs from an empty cache to the report; of the loop (`benchmarks/tutorial.py`)
 some epochs are timed, in between, and 50 times their median counts. `unfrozen`: whole epochs of both in turn.
-`accuracy`: heads on MobileNetV2 with ImageNet weights on the photos that an expert keeps, by both, the same split and
-the same seeds: macro-F1 of the best epoch. `resume`: a run is killed and goes on.
+`accuracy`: heads on SqueezeNet with ImageNet weights on photos that an expert keeps, by both, the same split and the
+same seeds: macro-F1 of the best epoch. `resume`: a run is killed and goes on.
 
 The share of the convolution peak is what the multiplications of a training step (three times those of the forward
 pass) take of the rate that this machine reaches with a 3 x 3 convolution of 256 channels.
@@ -49,12 +49,14 @@ PARTS = {"train": 57, "val": 8, "test": 8}  # of 73 images a class
 CLASSES = 7
 SEEDS = 5
 ARCHS = ("resnet18", "densenet121")
+SQUEEZENET = "squeezenet1_1_imagenet_tvnorm.pth"  # beside the weights of MobileNetV2
 RECIPE = TrainConfig(weights="none", epochs=EPOCHS, patience=EPOCHS)
 
 
 def main() -> None:
     parser = arguments(__doc__, "fewer epochs and images")
     parser.add_argument("--only", nargs="+", choices=list(STAGES), default=list(STAGES))
+    parser.add_argument("--repeats", type=int, default=2, help="of what is timed")
     options = parser.parse_args()
     truth = read_truth(options)
     if truth is None:
@@ -126,7 +128,7 @@ def _frozen(freeze: str, root: Path, options: argparse.Namespace) -> dict[str, A
         model = build(arch, CLASSES, weights="none", freeze=config.freeze)
         theirs = epochs(model, root / "folders", root / "best.pt", seed=0, batch_size=32, lr=0.01)
         cold, warm, plain = [], [], []
-        for _ in range(1 if options.quick else 2):
+        for _ in range(options.repeats):
             plain += list(islice(theirs, 1))
             shutil.rmtree(root / "cache", ignore_errors=True)
             cold.append(_ours(root, config))
@@ -189,7 +191,7 @@ def unfrozen(photos: Photos, options: argparse.Namespace) -> dict[str, Any]:
         theirs = epochs(model, root / "folders", root / "best.pt", seed=0, batch_size=32, lr=0.01)
         seconds: dict[str, list[float]] = {"plain": [], **{name: [] for name in precisions}}
         ours = {name: _Epochs(root, dataclasses.replace(RECIPE, arch=arch, precision=name)) for name in precisions}
-        for _ in range(1 if options.quick else 3):
+        for _ in range(options.repeats):
             seconds["plain"] += [one.seconds for one in islice(theirs, 1)]
             for name, run in ours.items():
                 seconds[name].append(run.next())
@@ -257,12 +259,13 @@ def accuracy(photos: Photos, options: argparse.Namespace) -> dict[str, Any]:
     rows = []
     for seed in range(2 if options.quick else SEEDS):
         root = photos.keepers(seed)
-        model = build("mobilenet_v2", 4, weights=options.weights, freeze="head", seed=seed)
+        weights = str(Path(options.weights).with_name(SQUEEZENET))
+        model = build("squeezenet1_1", 4, weights=weights, freeze="head", seed=seed)
         number = 3 if options.quick else EPOCHS
         theirs = epochs(model, root / "folders", root / "best.pt", seed=seed, batch_size=32, lr=0.01)
         plain = max(one.macro_f1 for one in islice(theirs, number))
         config = dataclasses.replace(
-            RECIPE, arch="mobilenet_v2", freeze="head", weights=options.weights, seed=seed, epochs=number
+            RECIPE, arch="squeezenet1_1", freeze="head", weights=weights, seed=seed, epochs=number
         )
         run = root / "run"
         found = train(read_manifest(root / "m.csv"), root, config, run, cache=root / "cache")

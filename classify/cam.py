@@ -20,11 +20,10 @@ from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from classify.models import Tail, explained, forward, spatial
+from classify.models import Tail, explained, spatial
 from curate.errors import CurateError
 
 SIDE = 56  # pixels of a heatmap
-IN_A_THREAD = 2  # images
 
 Method = Callable[[Tail, Tensor, list[int]], np.ndarray]
 
@@ -43,15 +42,6 @@ def trunk_and_tail(model: nn.Module, arch: str) -> tuple[nn.Sequential, Tail]:
     if arch.startswith("densenet"):
         tail = Tail(nn.Sequential(tail.map, nn.ReLU(), tail.layers), tail.map)
     return trunk, tail
-
-
-def activations_of(body: nn.Module, pixels: np.ndarray) -> Tensor:
-    """(n, side, side, 3) uint8 -> what the tail takes: `classify.models.forward`, few images at once.
-
-    What a trunk computes on the way is most of the memory that a heatmap takes.
-    """
-    at_once = IN_A_THREAD * torch.get_num_threads()
-    return torch.cat([forward(body, pixels[i : i + at_once]) for i in range(0, len(pixels), at_once)])
 
 
 def class_activation_maps(tail: Tail, inputs: Tensor, targets: list[int], method: str = "gradcam") -> np.ndarray:

@@ -83,6 +83,12 @@ def split_counts(used: pd.DataFrame) -> dict[str, dict[str, int]]:
     return {part: {str(label): int(n) for label, n in counts.items()} for part, counts in parts.items()}
 
 
+def data_digest(used: pd.DataFrame, keys: list[str]) -> str:
+    """What a run's config.json says of its data: sha256 over the images' own (`keys`), their labels and splits."""
+    rows = sorted(f"{key} {label} {part}" for key, label, part in zip(keys, used["label"], used["split"], strict=True))
+    return hashlib.sha256("\n".join(rows).encode()).hexdigest()
+
+
 class Decoded(NamedTuple):
     """One image of a manifest: its row, and its pixels (side, side, 3) uint8 or the cause of their absence."""
 

@@ -12,7 +12,7 @@ import copy
 import json
 import re
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -68,11 +68,13 @@ class Exported(NamedTuple):
 class FromPicture(nn.Module):
     """A classifier of pictures as they are stored: normalises before, and takes the softmax after."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(
+        self, model: nn.Module, mean: Sequence[float] | None = None, std: Sequence[float] | None = None
+    ) -> None:
         super().__init__()
         self.model = model
-        self.register_buffer("mean", torch.tensor(MEAN).view(1, 3, 1, 1) * 255)
-        self.register_buffer("std", torch.tensor(STD).view(1, 3, 1, 1) * 255)
+        self.register_buffer("mean", torch.tensor(mean or MEAN).view(1, 3, 1, 1) * 255)
+        self.register_buffer("std", torch.tensor(std or STD).view(1, 3, 1, 1) * 255)
 
     def forward(self, images: Tensor) -> Tensor:
         """(n, side, side, 3), uint8 or float from 0 to 255 -> probabilities (n, classes)."""
@@ -157,14 +159,21 @@ def plain_model(arch: str, classes: int) -> nn.Module:
 
 
 def plain_state(model: nn.Module, plain: nn.Module) -> dict[str, Tensor]:
-    """The weights of a model of ours under the names that they have in the `plain_model`."""
+    """The weights of a model of ours under the names that they have in the `plain_model`.
+
+    Raises:
+        CurateError: they are others.
+    """
     known = plain.state_dict().keys()
 
     def plain_name(name: str) -> str:
         shorter = name.partition(".")[2], re.sub(r"\.1\.(weight|bias)$", r".\1", name)  # timm's part; behind a dropout
-        return next(found for found in (name, *shorter) if found in known)
+        return next((found for found in (name, *shorter) if found in known), name)
 
-    return {plain_name(name): tensor.contiguous() for name, tensor in model.state_dict().items()}
+    state = {plain_name(name): tensor.contiguous() for name, tensor in model.state_dict().items()}
+    if other := sorted(state.keys() ^ known):
+        raise CurateError(f"{', '.join(other[:5])}: not as the architecture's library has it. Take another --format.")
+    return state
 
 
 def _normalisation(trained: Trained) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -263,8 +272,12 @@ def _read_safetensors(path: Path) -> Model:
         told: dict[str, Any] = file.metadata()
     with torch.random.fork_rng(devices=[]):
         model = plain_model(told["arch"], len(json.loads(told["classes"]))).eval()
-    model.load_state_dict(safetensors.torch.load_file(path))
-    return lambda pictures: FromPicture(model)(torch.from_numpy(pictures)).numpy()
+    state = model.state_dict()  # which knows the versions of its layers: MNASNet asks for them
+    state.update(safetensors.torch.load_file(path))
+    model.load_state_dict(state)
+    preprocessing = json.loads(told["preprocessing"])
+    whole = FromPicture(model, preprocessing["mean"], preprocessing["std"])
+    return lambda pictures: whole(torch.from_numpy(pictures)).numpy()
 
 
 Writer = Callable[[nn.Module, Trained, dict[str, str], Path], None]

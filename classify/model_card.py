@@ -76,7 +76,7 @@ from safetensors.torch import load_file
 with safe_open({file!r}, "pt") as file:
     classes, told = (json.loads(file.metadata()[key]) for key in ("classes", "preprocessing"))
 model = {made}
-model.load_state_dict(load_file({file!r}))
+{loaded}
 model.eval()
 mean, std = (told["scale"] * torch.tensor(told[key]).view(3, 1, 1) for key in ("mean", "std"))
 with torch.inference_mode():
@@ -84,6 +84,11 @@ with torch.inference_mode():
     probabilities = model(x).softmax(1).numpy()
 print(classes[probabilities[0].argmax()], probabilities[0].max())
 """
+LOADED = "model.load_state_dict(load_file({file!r}))"
+LOADED_WITH_VERSIONS = """\
+state = model.state_dict()  # with the version of its layers, which it asks for
+state.update(load_file({file!r}))
+model.load_state_dict(state)"""
 CODE = {"onnx": (ONNX, ".onnx"), "torchscript": (TORCHSCRIPT, ".pt"), "safetensors": (SAFETENSORS, ".safetensors")}
 
 
@@ -179,7 +184,9 @@ def model_card(
 def snippets(trained: Trained, file: Path) -> dict[str, str]:
     """A complete program for each format that names the class of photo.jpg; the file's suffix is replaced."""
     library, made = _library(trained.arch)
-    told = {"picture": PICTURE.format(side=trained.side), "library": library, "made": made}
+    loading = LOADED_WITH_VERSIONS if trained.arch.startswith("mnasnet") else LOADED
+    loaded = loading.format(file=file.with_suffix(".safetensors").name)
+    told = {"picture": PICTURE.format(side=trained.side), "library": library, "made": made, "loaded": loaded}
     return {form: code.format(file=file.with_suffix(suffix).name, **told) for form, (code, suffix) in CODE.items()}
 
 

@@ -18,7 +18,7 @@ from torch import nn
 from classify import timm_models
 from classify.layers import Renormalised, SmallCNN
 from classify.trunk import FREEZE, HEAD, Backbone, Freeze, backbone_of, last_block, pick_device, to_device
-from classify.weights import UNREADABLE, load_weights
+from classify.weights import UNREADABLE, load_weights, put_in
 
 # TEMPORARY, for modules that still import these from here: /tmp/move_model_imports.py moves them and deletes this
 from classify.layers import Tail as Tail  # isort: skip
@@ -162,7 +162,10 @@ def load_run(run: Path) -> Trained:
     try:
         arch, classes, side, crop = _about(path)
         model = build(arch, len(classes), weights="none")
-        model.load_state_dict(safetensors.torch.load_file(path))
+        tensors = safetensors.torch.load_file(path)
+        if lacking := sorted(model.state_dict().keys() - tensors.keys()):
+            raise KeyError(f"{lacking[0]} is missing")
+        put_in(model, tensors)
     except (*UNREADABLE, TypeError, OverflowError) as error:
         raise CurateError(f"{path}: not a model that `classify train` wrote, or damaged: {error}") from error
     return Trained(arch, to_device(model).eval(), classes, side, crop)

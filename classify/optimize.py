@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from classify.config import TrainConfig
+from classify.weights import put_in
 
 State = dict[str, Tensor]
 
@@ -57,8 +58,8 @@ def copied(model: nn.Module, names: Iterable[str]) -> State:
 def wearing(model: nn.Module, tensors: State) -> Iterator[None]:
     """The model with these tensors for its own, and then with its own again."""
     own = copied(model, tensors)
-    model.load_state_dict(tensors, strict=False)
+    put_in(model, tensors)
     try:
         yield
     finally:
-        model.load_state_dict(own, strict=False)
+        put_in(model, own)

@@ -1,6 +1,5 @@
 """What a trained run says of images: probabilities for a manifest's rows, a table for photos and folders."""
 
-import hashlib
 import json
 import re
 from collections.abc import Callable
@@ -18,6 +17,7 @@ from classify.data import (
     batches,
     check_rows,
     content_keys,
+    data_digest,
     decode_rows,
     prefetched,
     specimen,
@@ -164,12 +164,6 @@ def trained_on(run: Path, manifest: pd.DataFrame, root: Path) -> bool:
     except (OSError, ValueError, KeyError, TypeError, CurateError):
         return False
     return bool(digest == data_digest(used, content_keys(used, root)))
-
-
-def data_digest(used: pd.DataFrame, keys: list[str]) -> str:
-    """What a run's config.json says of its data: sha256 over the images' own (`keys`), their labels and splits."""
-    rows = sorted(f"{key} {label} {part}" for key, label, part in zip(keys, used["label"], used["split"], strict=True))
-    return hashlib.sha256("\n".join(rows).encode()).hexdigest()
 
 
 def expand(photo: Path, root: Path) -> list[Path]:

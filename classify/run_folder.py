@@ -1,7 +1,6 @@
 """The folder of a run: what is in it, whether it may go on, and all that a resumed run needs."""
 
 import dataclasses
-import hashlib
 import json
 import pickle
 import platform
@@ -18,7 +17,7 @@ import torch
 from torch import nn
 
 from classify.config import FREE_TO_CHANGE, TrainConfig
-from classify.data import split_counts
+from classify.data import data_digest, split_counts
 from classify.models import (
     MODEL_FILE,
     Trained,
@@ -32,6 +31,7 @@ from classify.models import (
 )
 from classify.optimize import State, copied, optimizer_of, wearing
 from classify.report import write_table
+from classify.weights import put_in
 from curate.errors import CurateError
 from curate.files import replacing
 
@@ -95,7 +95,7 @@ class Progressed:
             model = build(config.arch, classes, weights="none", dropout=config.dropout)
             model.load_state_dict(load_run(run_dir).model.state_dict())
             kept = copied(model, saved["model"])
-            model.load_state_dict(saved["model"], strict=False)
+            put_in(model, saved["model"])
             for name, parameter in model.named_parameters():
                 parameter.requires_grad_(name in saved["trains"])
             optimizer = optimizer_of(model.parameters(), config)
@@ -159,11 +159,10 @@ def open_run(run_dir: Path, config: TrainConfig, used: pd.DataFrame, keys: list[
     Raises:
         CurateError: a finished run, one of other settings or images, one of another version, or a folder that is none.
     """
-    rows = sorted(f"{key} {label} {part}" for key, label, part in zip(keys, used["label"], used["split"], strict=True))
     about = {
         "layout": LAYOUT,
         "config": dataclasses.asdict(config),
-        "data": {"digest": hashlib.sha256("\n".join(rows).encode()).hexdigest(), "counts": split_counts(used)},
+        "data": {"digest": data_digest(used, keys), "counts": split_counts(used)},
         "versions": {"python": platform.python_version(), **{name: version(name) for name in VERSIONS}},
         "started_at": datetime.now(UTC).isoformat(timespec="seconds"),
     }

@@ -7,7 +7,7 @@ import pickle
 import re
 import warnings
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -63,8 +63,23 @@ def load_weights(model: nn.Module, arch: str, weights: str, last: tuple[str, ...
     _check_fit(own, state, arch, weights)
     ends = tuple(f"{name}." for name in last)
     given = {n: t for n, t in state.items() if n in own and t.shape == own[n].shape and not n.startswith(ends)}
-    model.load_state_dict(given, strict=False)
+    put_in(model, given)
     return set(given)
+
+
+def put_in(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Give the model these tensors, by name; what is not named stays as it is.
+
+    By way of its own state, as MNASNet wants the version that comes with that.
+
+    Raises:
+        KeyError: it has none of a name. RuntimeError: of another shape.
+    """
+    state = model.state_dict()
+    if strange := sorted(tensors.keys() - state.keys()):
+        raise KeyError(f"{strange[0]} is not part of the model")
+    state.update(tensors)
+    model.load_state_dict(state)
 
 
 def read_state(path: Path) -> dict[str, Tensor]:

@@ -19,9 +19,9 @@ from safetensors.torch import load_file
 from classify import export
 from classify.config import TrainConfig
 from classify.export import export_run, plain_model, plain_state
-from classify.model_card import read_facts, text
+from classify.model_card import Facts, read_facts, snippets, text
 from classify.models import Trained, build, load_run, save_model
-from classify.predict import predict_photos, predict_rows
+from classify.predict import predict_photos, predict_rows, probabilities
 from classify.train import train
 from curate.errors import CurateError
 from curate.manifest import read_manifest
@@ -273,10 +273,37 @@ def test_text_is_no_markup():
     )
 
 
-@pytest.mark.parametrize("arch", ["googlenet", "vit_b_16", "timm/mobilenetv3_small_050"])
+@pytest.mark.parametrize("arch", ["timm/vit_tiny_patch16_224", "timm/mobilenetv3_small_050"])
+def test_safetensors_hold_what_timm_loads(root, tmp_path, arch, monkeypatch, capsys):
+    """The first normalises otherwise than ImageNet's mean and deviation, and the file says so."""
+    pytest.importorskip("timm")
+    run = untrained(root, arch, 224)
+    export_run(run, "safetensors", tmp_path / "rocks.safetensors", manifest=manifest_of(root), root=root)
+    Image.open(root / "granite1.png").save(tmp_path / "photo.jpg", quality=95)
+    expected = predict_photos(load_run(run), [tmp_path / "photo.jpg"], root).iloc[0]
+    program = re.findall(r"```python\n(.*?)```", (tmp_path / "MODEL_CARD.md").read_text(), re.DOTALL)[2]
+    monkeypatch.chdir(tmp_path)
+    exec(program, {})
+    assert float(capsys.readouterr().out.split()[1]) == pytest.approx(expected["probability"], abs=1e-4)
+
+
+def test_weights_of_a_network_that_asks_for_its_version_are_loaded(tmp_path, monkeypatch):
+    model = build("mnasnet0_5", 3, weights="none", seed=3).eval()
+    trained = Trained("mnasnet0_5", model, tuple(COLOURS), 48)
+    facts = Facts({}, {}, "", "", {}, {}, 0)
+    export._write_safetensors(model, trained, export.about(trained, facts), tmp_path / "rocks.safetensors")
+    pictures = np.random.default_rng(0).integers(0, 256, (3, 48, 48, 3), np.uint8)
+    with torch.inference_mode():
+        expected = probabilities(trained, pictures)
+        found = export._read_safetensors(tmp_path / "rocks.safetensors")(pictures)
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+    Image.fromarray(pictures[0]).save(tmp_path / "photo.jpg")
+    monkeypatch.chdir(tmp_path)
+    exec(snippets(trained, tmp_path / "rocks.onnx")["safetensors"], {})
+
+
+@pytest.mark.parametrize("arch", ["googlenet", "vit_b_16"])
 def test_weights_have_the_names_of_their_library(arch):
-    if arch.startswith("timm/"):
-        pytest.importorskip("timm")
     with torch.device("meta"):  # names and shapes only
         plain = plain_model(arch, 3)
     ours = build(arch, 3, weights="none")

@@ -208,3 +208,11 @@ def test_a_model_file_whose_text_is_no_table_is_refused(tmp_path):
     safetensors.torch.save_file({"a": torch.zeros(1)}, tmp_path / "model.safetensors")
     with pytest.raises(CurateError, match="damaged"):
         load_run(tmp_path)
+
+
+def test_an_architecture_whose_state_has_a_version_is_loaded_too(tmp_path):
+    model = build("mnasnet0_5", 2, weights="none", seed=3).eval()
+    save_model(Trained("mnasnet0_5", model, ("basalt", "granite"), 64), tmp_path / "model.safetensors")
+    x = torch.randn(2, 3, 64, 64)
+    with torch.inference_mode():
+        assert torch.equal(load_run(tmp_path).model(x), model(x))
