@@ -45,8 +45,9 @@ from torch import Tensor, nn
 from benchmarks.options import arguments, read_truth
 from benchmarks.verdicts import Pool, decisions_on, judge, measure, pool_of, review, screened
 from classify.data import batches, decode_rows, to_input
-from classify.models import build, load_backbone, split, train_mode
+from classify.models import build, load_backbone
 from classify.train import TrainConfig
+from classify.trunk import split, train_mode
 from curate.balance import LIMIT, NOVELTY_JUDGED, NOVELTY_UNJUDGED
 from curate.console import print_table, progress_bars
 from curate.dedup import find_copies
@@ -163,7 +164,7 @@ class Network:
     def _new(self, seed: int) -> tuple[int, nn.Sequential]:
         """A new classifier: how many of the trunk's layers are frozen, and those that train, in training mode."""
         model = build(RECIPE.arch, len(self.labels), weights=self.weights, freeze=RECIPE.freeze, seed=seed)
-        train_mode(model, RECIPE.arch)
+        train_mode(model)
         trunk, head = split(model, RECIPE.arch)
         convolutions = [[m.weight for m in unit.modules() if isinstance(m, nn.Conv2d)] for unit in trunk]
         first = next(i for i, weights in enumerate(convolutions) if any(w.requires_grad for w in weights))

@@ -14,13 +14,12 @@ from typing import Any
 
 import cv2
 import numpy as np
-import pytorch_grad_cam as library
 import torch
-from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from classify.models import Tail, explained, spatial
+from classify.layers import Tail
+from classify.trunk import explained, spatial
 from curate.errors import CurateError
 
 SIDE = 56  # pixels of a heatmap
@@ -29,14 +28,14 @@ Method = Callable[[Tail, Tensor, list[int]], np.ndarray]
 
 
 def trunk_and_tail(model: nn.Module, arch: str) -> tuple[nn.Sequential, Tail]:
-    """`classify.models.explained`, with DenseNet's tail as the library sees it: the heatmaps are the library's.
+    """`classify.trunk.explained`, with DenseNet's tail as the library sees it: the heatmaps are the library's.
 
     Between DenseNet's `features` and its pooling torchvision applies a ReLU in place. pytorch-grad-cam, with the layer
     that its README names, `features[-1]`, keeps the map A that this ReLU has overwritten, but the gradient from before
     it: ReLU(sum_k w_k ReLU(A_k)) with w = W[c] mean(A > 0) / hw. A second ReLU, which changes no logit, does the same.
 
     Raises:
-        CurateError: as `classify.models.split`.
+        CurateError: as `classify.trunk.split`.
     """
     trunk, tail = explained(model, arch)
     if arch.startswith("densenet"):
@@ -138,29 +137,42 @@ class _AtMapSize:
         """No size to enlarge to: by default it is that of an image, which activations are not."""
 
 
-def _library(kind: type, tail: Tail, inputs: Tensor, targets: list[int], **options: Any) -> np.ndarray:
-    return _run(_small(kind)(tail, [tail.map], spatial, **options), inputs, targets)
+class _OfTokensToo(_AtMapSize):
+    """Before the library's Shapley-CAM, which reshapes tokens to a map for the weights alone."""
+
+    get_cam_weights: Callable[..., np.ndarray]
+
+    def get_cam_image(self, inputs: Tensor, layer: Any, targets: Any, activations: Tensor, *more: Any) -> np.ndarray:
+        """(n, h, w)."""
+        weights = self.get_cam_weights(inputs, layer, targets, activations, more[0])
+        return (weights[:, :, None, None] * spatial(activations).detach().cpu().numpy()).sum(1)
 
 
-def _one_by_one(kind: type, tail: Tail, inputs: Tensor, targets: list[int]) -> np.ndarray:
-    """For methods that keep something of every channel at the size of the image."""
+def _library(
+    name: str, tail: Tail, inputs: Tensor, targets: list[int], *, before: type = _AtMapSize, **options: Any
+) -> np.ndarray:
+    return _run(_kind(name, before)(tail, [tail.map], spatial, **options), inputs, targets)
+
+
+def _one_by_one(name: str, tail: Tail, inputs: Tensor, targets: list[int]) -> np.ndarray:
+    """For what keeps something of every channel at the size of the image."""
     parts = zip(inputs.split(1), targets, strict=True)
-    return np.concatenate([_library(kind, tail, image, [target]) for image, target in parts])
+    return np.concatenate([_library(name, tail, image, [target]) for image, target in parts])
 
 
 def _ablation(tail: Tail, inputs: Tensor, targets: list[int]) -> np.ndarray:
-    layer = library.AblationLayer()
+    layer = "AblationLayer"
     if inputs.ndim == 3:  # tokens: the library repeats what has three axes an image
         tail, inputs = Tail(nn.Sequential(nn.Flatten(0, 1), tail.layers), tail.map), inputs[:, None]
-        layer = library.AblationLayerVit()
-    return _library(library.AblationCAM, tail, inputs, targets, ablation_layer=layer)
+        layer = "AblationLayerVit"
+    return _library("AblationCAM", tail, inputs, targets, ablation_layer=_kind(layer)())
 
 
 def _finer(tail: Tail, inputs: Tensor, targets: list[int]) -> np.ndarray:
     """Each class against the three whose logits are nearest to its own."""
     maps = []
     for image, target in zip(inputs.split(1), targets, strict=True):
-        cam = library.FinerCAM(tail, [tail.map], spatial, base_method=_small(library.GradCAM))
+        cam = _kind("FinerCAM")(tail, [tail.map], spatial, base_method=_kind("GradCAM", _AtMapSize))
         try:
             maps.append(cam(_leaf(image), target_idx=target))
         finally:
@@ -168,34 +180,28 @@ def _finer(tail: Tail, inputs: Tensor, targets: list[int]) -> np.ndarray:
     return np.concatenate(maps)
 
 
-class _ShapleyCAM(library.ShapleyCAM):
-    """The library's, but that tokens are reshaped to a map here too."""
-
-    def get_cam_image(
-        self, input_tensor: Tensor, layer: Any, targets: Any, activations: Tensor, gradients: Tensor, *smooth: Any
-    ) -> np.ndarray:
-        """(n, h, w)."""
-        weights = self.get_cam_weights(input_tensor, layer, targets, activations, gradients)
-        return (weights[:, :, None, None] * spatial(activations).detach().cpu().numpy()).sum(1)
-
-
 def _shapley(tail: Tail, inputs: Tensor, targets: list[int]) -> np.ndarray:
     with sdpa_kernel(SDPBackend.MATH):  # the fused attention has no second derivative
-        return _library(_ShapleyCAM, tail, inputs, targets)
+        return _library("ShapleyCAM", tail, inputs, targets, before=_OfTokensToo)
 
 
 def _full_gradient(tail: Tail, inputs: Tensor, targets: list[int]) -> np.ndarray:
     """At the size of the image: the gradients at many layers are added up. Biases of convolutions alone count."""
     parts = zip(inputs.split(1), targets, strict=True)
-    return np.concatenate([_run(library.FullGrad(tail, []), image, [target]) for image, target in parts])
+    return np.concatenate([_run(_kind("FullGrad")(tail, []), image, [target]) for image, target in parts])
 
 
-def _small(kind: type) -> type:
-    return type(kind.__name__, (_AtMapSize, kind), {})
+def _kind(name: str, *before: type) -> type:
+    import pytorch_grad_cam  # takes seconds to load, and the closed form does without it
+
+    kind = getattr(pytorch_grad_cam, name)
+    return type(name, (*before, kind), {}) if before else kind
 
 
 def _run(cam: Any, inputs: Tensor, targets: list[int]) -> np.ndarray:
     """What a method of the library says; 0 where it divides by nothing, as by a logit of 0. Its bars are not shown."""
+    from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+
     try:
         with np.errstate(divide="ignore", invalid="ignore"), redirect_stderr(io.StringIO()):
             maps = cam(_leaf(inputs), [ClassifierOutputTarget(target) for target in targets])
@@ -216,22 +222,22 @@ def _leaf(inputs: Tensor) -> Tensor:
 
 
 METHODS: dict[str, Method] = {
-    "gradcam": partial(_library, library.GradCAM),
-    "gradcam++": partial(_library, library.GradCAMPlusPlus),
-    "xgradcam": partial(_library, library.XGradCAM),
-    "hirescam": partial(_library, library.HiResCAM),
-    "gradcamelementwise": partial(_library, library.GradCAMElementWise),
-    "layercam": partial(_library, library.LayerCAM),
+    "gradcam": partial(_library, "GradCAM"),
+    "gradcam++": partial(_library, "GradCAMPlusPlus"),
+    "xgradcam": partial(_library, "XGradCAM"),
+    "hirescam": partial(_library, "HiResCAM"),
+    "gradcamelementwise": partial(_library, "GradCAMElementWise"),
+    "layercam": partial(_library, "LayerCAM"),
     "finercam": _finer,
     "shapleycam": _shapley,
     "ablationcam": _ablation,
-    "scorecam": partial(_one_by_one, library.ScoreCAM),
+    "scorecam": partial(_one_by_one, "ScoreCAM"),
     "fullgrad": _full_gradient,
-    "eigengradcam": partial(_library, library.EigenGradCAM),
-    "segeigencam": partial(_library, library.SegEigenCAM),
-    "eigencam": partial(_library, library.EigenCAM),
-    "kpcacam": partial(_library, library.KPCA_CAM),
-    "fem": partial(_library, library.FEM),
+    "eigengradcam": partial(_library, "EigenGradCAM"),
+    "segeigencam": partial(_library, "SegEigenCAM"),
+    "eigencam": partial(_library, "EigenCAM"),
+    "kpcacam": partial(_library, "KPCA_CAM"),
+    "fem": partial(_library, "FEM"),
 }
 OF_IMAGES = ("scorecam", "fullgrad")  # run the whole network time and again, or differentiate it
 OF_NO_CLASS = ("eigencam", "kpcacam", "fem")  # show what is strongest in the map, whatever the class

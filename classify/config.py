@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 
 from classify.augment import Augmentation
-from classify.models import FREEZE, Freeze, pick_device
+from classify.trunk import FREEZE, Freeze, pick_device
 from curate.errors import CurateError
 
 OPTIMIZERS = ("sgd", "adagrad", "rmsprop", "adam", "adamw")

@@ -4,12 +4,10 @@ The layer is always the end of the trunk, the map that is pooled; the methods ar
 """
 
 import ctypes
-import json
 import logging
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -40,10 +38,13 @@ from classify.data import (
     to_input,
     warn_unreadable,
 )
+from classify.evaluate import log_look
 from classify.features import Maps, readable
 from classify.heatmaps import Part, maker, read_pair, write_folder, write_pair
 from classify.heatmaps import overlay as overlay
-from classify.models import Backbone, Tail, Trained, forward, frozen, load_run, pick_device
+from classify.layers import Tail
+from classify.models import Trained, load_run
+from classify.trunk import Backbone, forward, frozen, pick_device
 from curate.errors import CurateError
 
 log = logging.getLogger("classify")
@@ -182,7 +183,7 @@ def network_of(trained: Trained) -> Network:
     """The parts of a model; its head is put into evaluation mode and gets no gradients any more.
 
     Raises:
-        CurateError: as `classify.models.explained`.
+        CurateError: as `classify.trunk.explained`.
     """
     trunk, tail = trunk_and_tail(trained.model, trained.arch)
     return Network(frozen(trunk), tail.requires_grad_(False).eval(), trained.classes, trained.side, trained.crop)
@@ -297,11 +298,13 @@ def explain_split(
     rows = chosen_rows(manifest, root, split=split, labels=labels, images=images)
     if unknown := sorted(set(rows["label"].dropna()) - set(network.classes)):
         log.warning("label %s is none of the run's: its images count as wrong", ", ".join(map(repr, unknown)))
-    if "split" in rows and rows["split"].eq("test").any():
-        _log_look(run, rows)
+    tested = int(rows["split"].eq("test").sum()) if "split" in rows else 0
+    if tested:
+        log_look(run, {"images": tested, "split": "test", "explained": True})
     which = split or ("images" if images else "val")
     out = out or run / _folder(which, target, method)
-    title = f"What {run.name} looks at: {'chosen images' if which == 'images' else f'split {which}'}"
+    what = ", ".join(["chosen images" if which == "images" else f"split {which}", *labels])
+    title = f"What {run.name} looks at: {what}"
     return _write(network, rows, root, out, title, target, method, sort, progress)
 
 
@@ -409,12 +412,6 @@ def _heatmaps(network: Network, pixels: np.ndarray, activations: Tensor, targets
         return enlarged(class_activation_maps(network.tail, activations, targets, method))
     whole = Tail(nn.Sequential(network.body, network.tail.layers), network.tail.map)
     return enlarged(class_activation_maps(whole, to_input(pixels, pick_device()), targets, method))
-
-
-def _log_look(run: Path, rows: pd.DataFrame) -> None:
-    looks = {"images": int(rows["split"].eq("test").sum()), "split": "test", "explained": True}
-    with (run / "test-log.jsonl").open("a", encoding="utf-8") as file:
-        file.write(json.dumps({"at": datetime.now(UTC).isoformat(timespec="seconds"), **looks}) + "\n")
 
 
 def _folder(which: str, target: Target, method: str) -> str:

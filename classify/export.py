@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from classify.data import MEAN, STD, decode_rows, split_rows, to_input
 from classify.features import readable
-from classify.layers import SmallCNN
+from classify.layers import Renormalised, SmallCNN
 from classify.model_card import CARD, Facts, is_card_of, model_card, read_facts
 from classify.models import MODEL_FILE, Trained, load_run
 from classify.predict import trained_on
@@ -178,10 +178,8 @@ def plain_state(model: nn.Module, plain: nn.Module) -> dict[str, Tensor]:
 
 def _normalisation(trained: Trained) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and deviation of the channels, RGB in [0, 1], that the library's own model expects."""
-    if not trained.arch.startswith(TIMM):
-        return MEAN, STD
-    told: Any = trained.model.get_submodule("trunk").pretrained_cfg
-    return tuple(told["mean"]), tuple(told["std"])
+    own = [module for module in trained.model.modules() if isinstance(module, Renormalised)]
+    return (own[0].mean, own[0].std) if own else (MEAN, STD)
 
 
 def _check_places(run: Path, out: Path, card: Path) -> None:

@@ -22,7 +22,7 @@ from classify.data import (
     prefetched,
     warn_unreadable,
 )
-from classify.models import Backbone
+from classify.trunk import Backbone
 
 BATCH = 64
 MOST_MAPS = 8_000_000_000  # bytes of maps that are kept for the heatmaps of a run

@@ -12,7 +12,7 @@ from classify import group
 from classify.augment import augment, to_gray
 from classify.config import TrainConfig
 from classify.data import Pixels, Progress, check_rows, load_pixels, sample_number
-from classify.models import is_head_only
+from classify.trunk import is_head_only
 from classify.views import Views, prefix_of, room_for
 from curate.errors import CurateError
 

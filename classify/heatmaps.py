@@ -1,6 +1,5 @@
 """Heatmaps as pictures: kept by image and by what made them; over the image, on sheets and on a page, worst first."""
 
-import base64
 import hashlib
 import html
 import os
@@ -16,8 +15,8 @@ from matplotlib.figure import Figure
 from PIL import Image, PngImagePlugin
 
 from classify.cam import OF_NO_CLASS, SIDE
-from classify.models import Backbone
-from classify.report import jpeg, write_page, write_png
+from classify.report import inline, jpeg, no_math, save_figure, write_page, write_png
+from classify.trunk import Backbone
 from curate.errors import CurateError
 from curate.files import replacing
 
@@ -26,7 +25,7 @@ GAP = 4  # pixels between pictures
 ON_A_SHEET = 96  # pictures
 ON_A_FIGURE = 8  # images, a line each
 ON_A_PAGE = 500  # images, the first of the order
-DPI = 100
+INCH = 110  # pixels, as `save_figure` has it
 LONGEST_NAME = 36  # characters, beside a line of a figure
 SHEETS = re.compile(r"(contact|pair)(-\d+)?\.png")
 
@@ -164,16 +163,15 @@ def write_figure(pictures: list[np.ndarray], titles: list[str], lines: list[str]
     """Write pictures (h, w, 3) uint8 below each other, a text beside each, as columns of equal width under titles."""
     sheet = contact_sheet(pictures, columns=1, gap=0)
     height, width = sheet.shape[0] / len(pictures), sheet.shape[1] / len(titles)
-    figure = Figure(figsize=(sheet.shape[1] / DPI + 3, sheet.shape[0] / DPI + 0.5), dpi=DPI, layout="constrained")
+    figure = Figure(figsize=(sheet.shape[1] / INCH + 3, sheet.shape[0] / INCH + 0.5), layout="constrained")
     axis = figure.subplots()
     axis.imshow(sheet)
-    axis.set_xticks(width * (np.arange(len(titles)) + 0.5), [_no_math(title) for title in titles])
-    axis.set_yticks(height * (np.arange(len(lines)) + 0.5), [_no_math(line) for line in lines])
+    axis.set_xticks(width * (np.arange(len(titles)) + 0.5), [no_math(title) for title in titles])
+    axis.set_yticks(height * (np.arange(len(lines)) + 0.5), [no_math(line) for line in lines])
     axis.xaxis.tick_top()
     axis.tick_params(length=0)
     axis.spines[:].set_visible(False)
-    with replacing(path) as temporary:
-        figure.savefig(temporary, format="png")
+    save_figure(figure, path)
 
 
 def _write_card(out: Path, row: pd.Series, part: Part, i: int, classes: tuple[str, ...]) -> Card:
@@ -201,8 +199,8 @@ def _write_card(out: Path, row: pd.Series, part: Part, i: int, classes: tuple[st
 def _write_page(title: str, cards: list[Card], method: str, compared: bool, path: Path) -> None:
     figures = []
     for card in cards[:ON_A_PAGE]:
-        caption, data = html.escape(card.caption), base64.b64encode(card.picture.read_bytes()).decode()
-        picture = f"<img alt='{html.escape(card.caption, quote=True)}' src='data:image/jpeg;base64,{data}'>"
+        caption = html.escape(card.caption)  # quotes too
+        picture = f"<img alt='{caption}' src='{inline(card.picture.read_bytes(), 'jpeg')}'>"
         figures.append(f"<figure>{picture}<figcaption>{caption}</figcaption></figure>")
     what = "what is strongest in the map" if method in OF_NO_CLASS else "the evidence for the class"
     text = f"Yellow: where {what} lies (method: {method}). A model that looks at the background is misled."
@@ -217,11 +215,6 @@ def _write_page(title: str, cards: list[Card], method: str, compared: bool, path
 def _read_picture(path: Path) -> np.ndarray:
     with Image.open(path) as image:
         return np.asarray(image)
-
-
-def _no_math(text: str) -> str:
-    """Matplotlib takes text between dollar signs for mathematics."""
-    return text.replace("$", r"\$")
 
 
 def _read_heatmap(path: Path, maker: str) -> np.ndarray:

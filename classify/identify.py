@@ -22,13 +22,14 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 import torch
-import torchvision
 from PIL import Image
 
 from classify.data import Progress, check_rows, specimen
 from classify.explain import grad_cam
 from classify.features import embed
-from classify.models import Backbone, Trained, backbone_of, explained, forward, frozen, load_backbone, load_run
+from classify.models import Trained, load_backbone, load_run
+from classify.trunk import Backbone, backbone_of, explained, forward, frozen
+from classify.weights import at_hand
 from curate.errors import CurateError
 from curate.images import square
 
@@ -157,19 +158,10 @@ def began_with(run: Path, trained: Trained) -> Backbone:
         weights, freeze = str(config["weights"]), config["freeze"]
     except (OSError, ValueError, KeyError, TypeError):
         weights, freeze = "none", "none"  # a model without its settings
-    if weights == "DEFAULT":
-        weights = _downloaded(trained.arch)
-    if freeze != "head" and Path(weights).is_file():
-        return load_backbone(trained.arch, weights, side=trained.side)
+    file = at_hand(trained.arch, weights)
+    if freeze != "head" and file:
+        return load_backbone(trained.arch, str(file), side=trained.side)
     return backbone_of(trained.model, trained.arch, trained.side)
-
-
-def _downloaded(arch: str) -> str:
-    """Where torchvision keeps its weights of an architecture once they were downloaded; "none" where it has none."""
-    if arch == "small_cnn":
-        return "none"
-    default = torchvision.models.get_model_weights(arch).DEFAULT
-    return str(Path(torch.hub.get_dir()) / "checkpoints" / default.url.rsplit("/", 1)[-1])
 
 
 def _off_topic(manifest: pd.DataFrame) -> pd.DataFrame:

@@ -19,12 +19,6 @@ from classify import timm_models
 from classify.layers import Renormalised, SmallCNN
 from classify.trunk import FREEZE, HEAD, Backbone, Freeze, backbone_of, last_block, pick_device, to_device
 from classify.weights import UNREADABLE, load_weights, put_in
-
-# TEMPORARY, for modules that still import these from here: /tmp/move_model_imports.py moves them and deletes this
-from classify.layers import Tail as Tail  # isort: skip
-from classify.trunk import explained as explained, forward as forward, frozen as frozen  # isort: skip
-from classify.trunk import is_head_only as is_head_only, spatial as spatial, split as split  # isort: skip
-from classify.trunk import train_mode as train_mode  # isort: skip
 from curate.errors import CurateError
 from curate.files import replacing
 

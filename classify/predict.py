@@ -24,8 +24,9 @@ from classify.data import (
     to_input,
     warn_unreadable,
 )
-from classify.models import Backbone, Trained, explained, forward, frozen, pick_device
+from classify.models import Trained
 from classify.report import jpeg
+from classify.trunk import Backbone, explained, forward, frozen, pick_device
 from curate.errors import CurateError
 from curate.files import writing
 from curate.images import decode, square

@@ -18,19 +18,10 @@ from torch import nn
 
 from classify.config import FREE_TO_CHANGE, TrainConfig
 from classify.data import data_digest, split_counts
-from classify.models import (
-    MODEL_FILE,
-    Trained,
-    build,
-    changing,
-    check_side,
-    load_run,
-    pick_device,
-    save_model,
-    train_mode,
-)
+from classify.models import MODEL_FILE, Trained, build, changing, check_side, load_run, save_model
 from classify.optimize import State, copied, optimizer_of, wearing
 from classify.report import write_table
+from classify.trunk import pick_device, train_mode
 from classify.weights import put_in
 from curate.errors import CurateError
 from curate.files import replacing
@@ -83,7 +74,7 @@ class Progressed:
         head: dict[str, Any] = {"dropout": config.dropout, "seed": config.seed}
         model = build(config.arch, classes, weights=config.weights, freeze=config.freeze, **head)
         check_side(model, config.arch, config.image_size)
-        train_mode(model, config.arch)
+        train_mode(model)
         average = copied(model, changing(model)) if config.ema else {}
         return cls(model, optimizer_of(model.parameters(), config), [], average)
 
@@ -122,7 +113,7 @@ class Progressed:
         """Append the epoch; of the best one the weights are kept."""
         self.history.append(epoch)
         if self.best == len(self.history) - 1:
-            train_mode(self.model, config.arch)
+            train_mode(self.model)
             self.kept = self._now()
 
     def write(self, run_dir: Path, config: TrainConfig, classes: tuple[str, ...]) -> None:
@@ -134,7 +125,7 @@ class Progressed:
             with wearing(self.model, self.kept):
                 trained = Trained(config.arch, self.model, classes, config.image_size, config.crop)
                 save_model(trained, run_dir / MODEL_FILE)
-        train_mode(self.model, config.arch)
+        train_mode(self.model)
         state = {
             "model": copied(self.model, changing(self.model)),
             "average": self.average,

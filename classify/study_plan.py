@@ -15,7 +15,7 @@ from scipy.sparse.csgraph import connected_components
 
 from classify.config import Optimizer, TrainConfig
 from classify.data import check_rows, split_rows
-from classify.models import Freeze
+from classify.trunk import Freeze
 from curate.errors import CurateError
 
 STUDY_ARCHS = ("vgg19_bn", "resnet18", "densenet121")

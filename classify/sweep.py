@@ -34,11 +34,12 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from classify.config import TrainConfig
 from classify.data import Progress, check_rows, content_keys, load_pixels
-from classify.models import FREEZE, Freeze, build, check_side
+from classify.models import build, check_side
 from classify.predict import data_digest
 from classify.report import write_table
 from classify.sweep_page import sweep_page
 from classify.train import train
+from classify.trunk import FREEZE, Freeze
 from classify.workers import Died, Here, Workers
 from curate.errors import CurateError
 from curate.files import replacing

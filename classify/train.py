@@ -23,12 +23,13 @@ from classify import group
 from classify.config import TrainConfig
 from classify.data import Progress, batches, check_rows, content_keys, prefetched, split_counts
 from classify.feeds import Data, Feed, feed_of, load_data
-from classify.models import load_run, pick_device, train_mode
+from classify.models import load_run
 from classify.optimize import learning_rate, move, wearing
 from classify.predictions import predictions_table
 from classify.report import confusion_png, curves_png, run_page, write_table
 from classify.run_folder import EVENTS, Epoch, Progressed, open_run
 from classify.scores import confusion_matrix, confusion_table, scores, summary
+from classify.trunk import pick_device, train_mode
 from classify.views import as_input
 from curate.errors import CurateError
 from curate.files import replacing
@@ -108,7 +109,7 @@ class _Steps:
         self.run, self.feed, self.config, self.data, self.on_step = run, feed, config, data, on_step
         counts = pd.Series(np.bincount(data.labels[data.train], minlength=len(data.classes)))
         self.weight = torch.tensor(class_weights(counts).to_numpy(), dtype=torch.float32, device=pick_device())
-        train_mode(run.model, config.arch)
+        train_mode(run.model)
         module = group.joined(feed.module)
         self.module = torch.compile(module) if config.compile else module
 
@@ -141,7 +142,7 @@ class _Steps:
         """Loss and accuracy of the training images, each as it was when its batch came."""
         rng = np.random.default_rng((self.config.seed, number))
         torch.manual_seed(int(rng.integers(2**62)) + group.rank())  # dropout and stochastic depth
-        train_mode(self.run.model, self.config.arch)
+        train_mode(self.run.model)
         least = 2 * group.size()  # batch norm cannot take a single image
         parts = batches(rng.permutation(self.data.train), self.config.batch_size, least=least)
         sums = torch.zeros(3, dtype=torch.float64)

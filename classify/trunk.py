@@ -143,7 +143,7 @@ def is_head_only(model: nn.Module) -> bool:
     return not any(p.requires_grad for name, p in model.named_parameters() if name.split(".")[0] not in HEAD)
 
 
-def train_mode(model: nn.Module, arch: str) -> None:
+def train_mode(model: nn.Module) -> None:
     """Training mode for what trains, evaluation mode for what is frozen: its statistics stay, and it drops nothing."""
     model.train()
     for module in model.modules():

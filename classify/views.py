@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from classify.augment import Augmentation, augment, to_gray
 from classify.data import Pixels, Progress, batches, prefetched, sample_number, to_input
-from classify.models import forward, frozen, pick_device, split
+from classify.trunk import forward, frozen, pick_device, split
 from curate.cache import RowCache
 
 log = logging.getLogger("classify")
@@ -68,7 +68,9 @@ def prefix_of(model: nn.Module, arch: str, *, bfloat16: bool) -> Prefix:
         digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
     exact = frozen(before)
     quick = InBfloat16(frozen(before)) if bfloat16 else exact
-    return Prefix(nn.Sequential(*layers[begin:]), exact, quick, f"{arch}-{begin}-{digest.hexdigest()[:16]}")
+    return Prefix(
+        nn.Sequential(*layers[begin:]), exact, quick, f"{arch.replace('/', '-')}-{begin}-{digest.hexdigest()[:16]}"
+    )
 
 
 class Views:

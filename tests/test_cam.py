@@ -20,7 +20,9 @@ from classify.cam import (
     trunk_and_tail,
     weighed,
 )
-from classify.models import Tail, build, frozen, spatial
+from classify.layers import Tail
+from classify.models import build
+from classify.trunk import frozen, spatial
 from curate.errors import CurateError
 
 torch.set_num_threads(1)
@@ -35,6 +37,7 @@ FAMILIES = {
     "shufflenet_v2_x0_5": (lambda model: model.conv5, True),
     "mnasnet0_5": (lambda model: model.layers[-1], True),
     "densenet121": (lambda model: model.features[-1], True),
+    "googlenet": (lambda model: model.inception5b, True),
     "mobilenet_v3_small": (lambda model: model.features[-1], False),
     "squeezenet1_1": (lambda model: model.features[-1], False),
     "alexnet": (lambda model: model.features[-1], False),
@@ -42,7 +45,7 @@ FAMILIES = {
     "convnext_tiny": (lambda model: model.features[-1], False),
     "swin_t": (lambda model: model.permute, True),
 }
-HEAVY = ("alexnet", "vgg16", "convnext_tiny", "swin_t")
+HEAVY = ("googlenet", "alexnet", "vgg16", "convnext_tiny", "swin_t")
 IN_LIBRARY = {
     "gradcam": library.GradCAM,
     "gradcam++": library.GradCAMPlusPlus,

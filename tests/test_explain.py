@@ -18,7 +18,8 @@ from classify.data import to_input
 from classify.explain import chosen_rows, explain_heads, explain_photos, explain_run, explain_split
 from classify.features import Sight, embed
 from classify.heatmaps import contact_sheet, heatmap_path, overlay
-from classify.models import Trained, backbone_of, build, load_backbone, load_run, save_model, spatial, split
+from classify.models import Trained, build, load_backbone, load_run, save_model
+from classify.trunk import backbone_of, spatial, split
 from curate.errors import CurateError
 from curate.images import open_rgb, square
 from tests.test_data import COLOURS, damage, textures

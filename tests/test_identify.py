@@ -14,8 +14,9 @@ from sklearn.metrics import roc_auc_score
 from classify import identify
 from classify.explain import explain_run
 from classify.identify import Identifier, Known, began_with, load_identifier
-from classify.models import Trained, backbone_of, build, load_backbone, load_run, save_model
+from classify.models import Trained, build, load_backbone, load_run, save_model
 from classify.predict import probabilities
+from classify.trunk import backbone_of
 from curate.errors import CurateError
 from curate.images import inspect, open_rgb, square
 from curate.store import store

@@ -44,7 +44,7 @@ def test_the_last_block_is_the_deepest_convolutions_with_their_norms_and_the_hea
 
 def test_what_is_frozen_keeps_its_statistics_and_drops_nothing():
     model = build("efficientnet_b0", 2, weights="none", freeze="last_block")
-    train_mode(model, "efficientnet_b0")
+    train_mode(model)
     parts = list(model.features)
     assert not any(m.training for part in parts[:6] for m in part.modules()), "stochastic depth among them"
     assert all(m.training for part in parts[6:] for m in part.modules())
@@ -58,7 +58,7 @@ def test_what_is_frozen_keeps_its_statistics_and_drops_nothing():
 
 def test_what_changes_is_what_trains_and_the_buffers_beside_it():
     model = build("small_cnn", 2, weights="none", freeze="last_block")
-    train_mode(model, "small_cnn")
+    train_mode(model)
     weights = {"features.3.0.weight", "features.3.1.weight", "features.3.1.bias"}
     statistics = {f"features.3.1.{name}" for name in ("running_mean", "running_var", "num_batches_tracked")}
     assert set(changing(model)) == weights | statistics | {"classifier.1.weight", "classifier.1.bias"}

@@ -79,7 +79,7 @@ def test_the_head_takes_the_mean_over_space_first_where_timm_does():
 )
 def test_a_step_changes_what_trains(arch, freeze, begins):
     model = build(arch, 3, weights="none", freeze=freeze)
-    train_mode(model, arch)
+    train_mode(model)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     training = [p for p in model.parameters() if p.requires_grad]
     (-model(to_input(images())).sum()).backward()

@@ -104,7 +104,7 @@ def test_a_head_trains_alone_where_nothing_before_it_does():
     model = build("small_cnn", 2, weights="none", freeze="head")
     assert is_head_only(model)
     assert not is_head_only(build("small_cnn", 2, weights="none", freeze="last_block"))
-    train_mode(model, "small_cnn")
+    train_mode(model)
     before = model.features[0][1].running_mean.clone()
     model(torch.randn(4, 3, 32, 32) + 5)
     assert torch.equal(model.features[0][1].running_mean, before)
