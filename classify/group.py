@@ -17,12 +17,14 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, distributed, nn
+from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure, record
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from torch.nn.parallel import DistributedDataParallel
 
 from curate.errors import CurateError
 
+HANDLED = [signal.Signals[name] for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT") if hasattr(signal, name)]
 GRACE = 3.0  # seconds in which the launcher finds the process that failed first, and ends the others
 
 T = TypeVar("T")
@@ -138,15 +140,27 @@ def launch(processes: int, work: Callable[..., T], *arguments: object) -> T:
         monitor_interval=0.1,
         start_method="spawn",
     )
+    with _quiet():
+        try:
+            return elastic_launch(config, _member)(work, arguments)[0]
+        except ChildFailedError as error:
+            raise CurateError(_why(error, processes)) from None
+        except SignalException:
+            raise KeyboardInterrupt from None  # the processes are ended
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """The launcher logs the tracebacks of all processes, and keeps the handlers of signals: neither is wanted."""
     watcher = logging.getLogger("torch.distributed.elastic")
-    level = watcher.level
-    watcher.setLevel(logging.CRITICAL)  # it logs the tracebacks of all; the cause is what is raised here
+    level, handlers = watcher.level, {number: signal.getsignal(number) for number in HANDLED}
+    watcher.setLevel(logging.CRITICAL)
     try:
-        return elastic_launch(config, _member)(work, arguments)[0]
-    except ChildFailedError as error:
-        raise CurateError(_why(error, processes)) from None
+        yield
     finally:
         watcher.setLevel(level)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
 
 @record

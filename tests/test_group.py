@@ -117,5 +117,7 @@ def fails(number: int) -> None:
 
 @pytest.mark.slow
 def test_what_a_process_says_of_a_failure_is_said(tmp_path):
+    before = signal.getsignal(signal.SIGINT)
     with pytest.raises(CurateError, match=r"^there are 7 of something$"):
         launch(2, fails, 7)
+    assert signal.getsignal(signal.SIGINT) is before, "Ctrl-C does what it did"
