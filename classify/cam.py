@@ -35,7 +35,7 @@ def trunk_and_tail(model: nn.Module, arch: str) -> tuple[nn.Sequential, Tail]:
     it: ReLU(sum_k w_k ReLU(A_k)) with w = W[c] mean(A > 0) / hw. A second ReLU, which changes no logit, does the same.
 
     Raises:
-        CurateError: as `classify.trunk.split`.
+        CurateError: as `classify.trunk.explained`.
     """
     trunk, tail = explained(model, arch)
     if arch.startswith("densenet"):
@@ -54,8 +54,8 @@ def class_activation_maps(tail: Tail, inputs: Tensor, targets: list[int], method
         method: one of `METHODS`.
 
     Returns:
-        (n, h, w) float32, at least 0, unscaled by Grad-CAM in closed form and from 0 to 1 by the library; all 0 where
-        nothing speaks for the class. Of "fullgrad" as large as the image.
+        (n, h, w) float32, at least 0; in closed form unscaled, by the library from 0 to 1; all 0 where nothing speaks
+        for the class. Of "fullgrad" as large as the image.
 
     Raises:
         CurateError: unknown method.
@@ -64,7 +64,7 @@ def class_activation_maps(tail: Tail, inputs: Tensor, targets: list[int], method
     if len(targets) != len(inputs):  # the library would silently zero the maps that have none
         raise ValueError(f"{len(targets)} targets for {len(inputs)} images")
     head = pooled_linear(tail)
-    if head is None or method not in ("gradcam", "shapleycam"):  # which adds second derivatives: 0 for a linear head
+    if head is None or method not in ("gradcam", "shapleycam"):  # the latter adds second derivatives: here they are 0
         return METHODS[method](tail, inputs, targets)
     linear, gated = head
     with torch.inference_mode():
