@@ -181,8 +181,8 @@ def prepared(model: Any, arch: str) -> Explain:
     """Ours, as `classify.explain.explain_parts` does it, the maps as large as the library's."""
     from classify.cam import class_activation_maps, enlarged
     from classify.explain import network_of
+    from classify.frozen import forward
     from classify.models import Trained
-    from classify.trunk import forward
 
     body, tail, *_ = network_of(Trained(arch, model, NAMES, SIDE))
 

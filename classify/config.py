@@ -7,7 +7,8 @@ from typing import Literal
 import torch
 
 from classify.augment import Augmentation
-from classify.trunk import FREEZE, Freeze, pick_device
+from classify.data import pick_device
+from classify.trunk import FREEZE, Freeze
 from curate.errors import CurateError
 
 OPTIMIZERS = ("sgd", "adagrad", "rmsprop", "adam", "adamw")

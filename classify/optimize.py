@@ -57,6 +57,9 @@ def copied(model: nn.Module, names: Iterable[str]) -> State:
 @contextmanager
 def wearing(model: nn.Module, tensors: State) -> Iterator[None]:
     """The model with these tensors for its own, and then with its own again."""
+    if not tensors:
+        yield
+        return
     own = copied(model, tensors)
     put_in(model, tensors)
     try:

@@ -19,14 +19,16 @@ from classify.data import (
     content_keys,
     data_digest,
     decode_rows,
+    pick_device,
     prefetched,
     specimen,
     to_input,
     warn_unreadable,
 )
+from classify.frozen import forward, frozen
 from classify.models import Trained
 from classify.report import jpeg
-from classify.trunk import Backbone, explained, forward, frozen, pick_device
+from classify.trunk import Backbone, explained
 from curate.errors import CurateError
 from curate.files import writing
 from curate.images import decode, square

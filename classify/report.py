@@ -13,6 +13,9 @@ from PIL import Image
 
 from curate.files import replacing
 
+# of the figure; to find what fits would take a third of the time
+MARGINS = {"left": 0.065, "right": 0.985, "bottom": 0.125, "top": 0.97, "wspace": 0.17}
+CELL = 0.6  # inches of a cell of a confusion matrix
 CSS = """
 :root { color-scheme: light dark; }
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem; }
@@ -26,26 +29,27 @@ img { max-width: 100%; height: auto; background: white; } figure { margin: 1rem 
 
 def curves_png(history: pd.DataFrame, path: Path) -> None:
     """Loss and accuracy by epoch (training solid, validation dashed) and validation macro-F1."""
-    figure = Figure(figsize=(10, 4), layout="constrained")
-    loss, score = figure.subplots(1, 2)
+    figure = Figure(figsize=(10, 4))
+    loss, score = figure.subplots(1, 2, gridspec_kw=MARGINS)
     epochs = history["epoch"]
     for axis, name in ((loss, "loss"), (score, "accuracy")):
         axis.plot(epochs, history[f"train_{name}"], "-", color="C0", label=f"train {name}")
         axis.plot(epochs, history[f"val_{name}"], "--", color="C0", label=f"val {name}")
     score.plot(epochs, history["val_macro_f1"], "--", color="C1", label="val macro-F1")
     score.set_ylim(0, 1.02)
-    for axis, title in ((loss, "cross-entropy, weighted by class"), (score, "share of images")):
+    for axis, title, free in ((loss, "cross-entropy, weighted by class", "upper"), (score, "share of images", "lower")):
         axis.set(xlabel="epoch", ylabel=title)
-        axis.legend()
+        axis.legend(loc=f"{free} right")
         axis.grid(alpha=0.3)
     save_figure(figure, path)
 
 
 def confusion_png(matrix: np.ndarray, classes: tuple[str, ...], path: Path) -> None:
     """The confusion matrix with its counts; rows are the true class, coloured by their shares."""
-    side = 2.5 + 0.6 * len(classes)
-    figure = Figure(figsize=(side, side), layout="constrained")
-    axis = figure.subplots()
+    cells, margin = CELL * len(classes), 0.8 + 0.075 * max(map(len, classes))  # inches
+    side = cells + margin + 0.1
+    figure = Figure(figsize=(side, side))
+    axis = figure.add_axes((margin / side, margin / side, cells / side, cells / side))
     shares = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
     axis.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     for i, j in np.ndindex(matrix.shape):

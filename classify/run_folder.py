@@ -17,11 +17,11 @@ import torch
 from torch import nn
 
 from classify.config import FREE_TO_CHANGE, TrainConfig
-from classify.data import data_digest, split_counts
+from classify.data import data_digest, pick_device, split_counts
 from classify.models import MODEL_FILE, Trained, build, changing, check_side, load_run, save_model
 from classify.optimize import State, copied, optimizer_of, wearing
 from classify.report import write_table
-from classify.trunk import pick_device, train_mode
+from classify.trunk import train_mode
 from classify.weights import put_in
 from curate.errors import CurateError
 from curate.files import replacing
@@ -109,11 +109,10 @@ class Progressed:
         done = len(self.history)
         return done >= config.epochs or (done > 0 and done - 1 - self.best >= config.patience)
 
-    def add(self, epoch: Epoch, config: TrainConfig) -> None:
+    def add(self, epoch: Epoch) -> None:
         """Append the epoch; of the best one the weights are kept."""
         self.history.append(epoch)
         if self.best == len(self.history) - 1:
-            train_mode(self.model)
             self.kept = self._now()
 
     def write(self, run_dir: Path, config: TrainConfig, classes: tuple[str, ...]) -> None:
@@ -125,7 +124,6 @@ class Progressed:
             with wearing(self.model, self.kept):
                 trained = Trained(config.arch, self.model, classes, config.image_size, config.crop)
                 save_model(trained, run_dir / MODEL_FILE)
-        train_mode(self.model)
         state = {
             "model": copied(self.model, changing(self.model)),
             "average": self.average,

@@ -15,21 +15,20 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 from torch.utils.tensorboard import SummaryWriter
 
 from classify import group
 from classify.config import TrainConfig
-from classify.data import Progress, batches, check_rows, content_keys, prefetched, split_counts
+from classify.data import Progress, batches, check_rows, content_keys, pick_device, split_counts
 from classify.feeds import Data, Feed, feed_of, load_data
-from classify.models import load_run
 from classify.optimize import learning_rate, move, wearing
 from classify.predictions import predictions_table
 from classify.report import confusion_png, curves_png, run_page, write_table
 from classify.run_folder import EVENTS, Epoch, Progressed, open_run
 from classify.scores import confusion_matrix, confusion_table, scores, summary
-from classify.trunk import pick_device, train_mode
+from classify.trunk import train_mode
 from classify.views import as_input
 from curate.errors import CurateError
 from curate.files import replacing
@@ -85,16 +84,18 @@ def train(
         data = load_data(used, classes, root, config, cache, progress)
         run = Progressed.resumed(run_dir, config, len(classes)) if resume else Progressed.new(config, len(classes))
         feed = feed_of(run.model, config, data, cache, progress)
+        if feed.light:
+            torch.set_num_threads(1)  # threads wait for each other longer than a head on vectors takes
         steps = _Steps(run, feed, config, data, on_step)
         with _events(run_dir, len(run.history)) if first else nullcontext() as events:
             while not run.finished(config):
-                run.add(steps.epoch(), config)
+                run.add(steps.epoch())
                 if first:
                     run.write(run_dir, config, classes)
                     _log(events, run.history[-1])
                 if on_epoch and first:
                     on_epoch(run.history[-1])
-        logits = _best_logits(run_dir, run, feed, config, data)
+        logits = _best_logits(run, feed, config, data)
         return _finish(run_dir, config, data, run, logits, used, time.monotonic() - started) if first else {}
 
 
@@ -123,7 +124,8 @@ class _Steps:
         loss, accuracy = self._train(number)
         with wearing(self.run.model, self.run.average):
             group.alike(self.run.model)
-            logits = _logits(self.run.model, self.feed, self.config, self.data.val)
+            logits = _logits(self.feed, self.config, self.data.val)
+        train_mode(self.feed.module)
         label = torch.from_numpy(self.data.labels[self.data.val])
         val_loss = float(functional.cross_entropy(logits, label, weight=self.weight.cpu()))
         found = scores(confusion_matrix(label.numpy(), logits.argmax(1).numpy(), len(self.data.classes)))
@@ -142,12 +144,12 @@ class _Steps:
         """Loss and accuracy of the training images, each as it was when its batch came."""
         rng = np.random.default_rng((self.config.seed, number))
         torch.manual_seed(int(rng.integers(2**62)) + group.rank())  # dropout and stochastic depth
-        train_mode(self.run.model)
         least = 2 * group.size()  # batch norm cannot take a single image
         parts = batches(rng.permutation(self.data.train), self.config.batch_size, least=least)
         sums = torch.zeros(3, dtype=torch.float64)
         mine = [group.share(part) for part in parts]
-        for step, (part, array) in enumerate(prefetched(lambda part: self.feed.augmented(part, number), mine), 1):
+        fed = self.feed.batches(lambda part: self.feed.augmented(part, number), mine)
+        for step, (part, array) in enumerate(fed, 1):
             sums += self._step(part, array, number, step)
             if self.on_step and group.rank() == 0:
                 self.on_step(number + 1, step, len(parts))
@@ -181,20 +183,20 @@ class _Steps:
         )
 
 
-def _best_logits(run_dir: Path, run: Progressed, feed: Feed, config: TrainConfig, data: Data) -> Tensor:
+def _best_logits(run: Progressed, feed: Feed, config: TrainConfig, data: Data) -> Tensor:
     """Of the validation images by the best epoch's model, in float32: what `classify evaluate` will find."""
-    group.barrier()  # the first process has written it
-    with wearing(run.model, load_run(run_dir).model.state_dict()):
-        return _logits(run.model, feed, dataclasses.replace(config, precision="float32"), data.val)
+    with wearing(run.model, run.kept):
+        group.alike(run.model)
+        return _logits(feed, dataclasses.replace(config, precision="float32"), data.val)
 
 
 @torch.inference_mode()
-def _logits(model: nn.Module, feed: Feed, config: TrainConfig, rows: np.ndarray) -> Tensor:
-    """(len(rows), classes) on the CPU, the model in evaluation mode."""
-    model.eval()
+def _logits(feed: Feed, config: TrainConfig, rows: np.ndarray) -> Tensor:
+    """(len(rows), classes) on the CPU, by layers that are in evaluation mode from then on."""
+    feed.module.eval()
     parts = batches(group.share(rows), EVAL_BATCH)
     with _precision(config, feed):
-        found = [feed.module(_input(array, feed)).float().cpu() for _, array in prefetched(feed.plain, parts)]
+        found = [feed.module(_input(array, feed)).float().cpu() for _, array in feed.batches(feed.plain, parts)]
     return group.gathered(torch.cat(found), len(rows))
 
 

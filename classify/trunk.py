@@ -1,14 +1,11 @@
 """The trunk of a model, which turns an image into a spatial map, and its head, which turns the map into logits.
 
-Where one ends and the other begins, what of both trains, and trunks that are frozen.
+Where one ends and the other begins, and what of both trains.
 """
 
-import copy
-import hashlib
 import itertools
 import math
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -16,12 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.nn.utils.fusion import fuse_conv_bn_eval
-from torchvision.models import resnet
-from torchvision.models.googlenet import BasicConv2d as GoogLeNetConvolution
-from torchvision.models.inception import BasicConv2d as InceptionConvolution
 
-from classify.data import to_input
+from classify.data import pick_device
+from classify.frozen import digest_of, forward, frozen
 from classify.layers import ClassToken, Renormalised, Tail, Tokens
 from classify.timm_models import Timm, explained_timm, split_timm
 from curate.errors import CurateError
@@ -37,7 +31,6 @@ CHAINS = (
 )  # names of what holds the trunk's layers in a row
 TOKENS = "vit_"  # torchvision's architectures whose trunk gives tokens, the class token first
 POOLS_ITSELF = ("squeezenet", "maxvit", "convnext", "vgg", "alexnet")  # heads that take the map as it is
-AT_ONCE = 4  # images that a thread takes through a trunk: what is computed of more of them leaves the cache
 
 Freeze = Literal["head", "last_block", "none"]
 FREEZE: tuple[Freeze, ...] = ("head", "last_block", "none")
@@ -146,59 +139,28 @@ def is_head_only(model: nn.Module) -> bool:
 def train_mode(model: nn.Module) -> None:
     """Training mode for what trains, evaluation mode for what is frozen: its statistics stay, and it drops nothing."""
     model.train()
-    for module in model.modules():
-        parameters = list(module.parameters())
-        if parameters and not any(p.requires_grad for p in parameters):
-            module.eval()
-
-
-def forward(module: nn.Module, pixels: np.ndarray) -> Tensor:
-    """(n, side, side, 3) uint8 -> what the module makes of them, without gradients.
-
-    On a CPU every thread takes a few images through all layers, rather than all threads through each layer: they need
-    not wait for each other, which on cores that others use takes longer than the layers.
-    """
-    device, threads = pick_device(), torch.get_num_threads()
-
-    def of(part: np.ndarray) -> Tensor:
-        with torch.inference_mode():
-            return module(to_input(part, device))
-
-    if device.type != "cpu" or threads == 1 or len(pixels) <= 1:
-        return torch.cat([of(pixels[i : i + AT_ONCE]) for i in range(0, len(pixels), AT_ONCE)])
-    size = min(AT_ONCE, -(-len(pixels) // threads))
-    parts = [pixels[i : i + size] for i in range(0, len(pixels), size)]
-    try:
-        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            return torch.cat(list(pool.map(of, parts)))
-    finally:
-        torch.set_num_threads(threads)  # of threads to come; this one has kept its own
+    _rest_frozen(model)
 
 
 def backbone_of(model: nn.Module, arch: str, side: int) -> Backbone:
     """The trunk of a model as a `Backbone`: a frozen copy, in evaluation mode, batch norm folded into convolutions."""
     trunk = split(to_device(model), arch)[0]
-    digest = hashlib.sha256()
-    for name, tensor in sorted(trunk.state_dict().items()):
-        digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
     folded = frozen(trunk)
     dim = spatial(forward(folded, np.zeros((1, side, side, 3), np.uint8))).shape[1]
-    return Backbone(arch, folded, dim, f"{arch.replace('/', '-')}-{side}-{digest.hexdigest()[:16]}", side)
-
-
-def frozen(module: nn.Module) -> nn.Module:
-    """A copy in evaluation mode, without gradients, batch norm folded into convolutions."""
-    return _fold_norms(copy.deepcopy(module).requires_grad_(False).eval()).to(memory_format=torch.channels_last)
-
-
-def pick_device() -> torch.device:
-    """The first GPU, else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return Backbone(arch, folded, dim, f"{arch.replace('/', '-')}-{side}-{digest_of(trunk)}", side)
 
 
 def to_device(model: nn.Module) -> nn.Module:
     """The model, moved in place to `pick_device()`, channels_last."""
     return model.to(pick_device()).to(memory_format=torch.channels_last)
+
+
+def _rest_frozen(module: nn.Module) -> set[bool]:
+    """Put what is frozen below a module in evaluation mode; whether its parameters train, as far as it has any."""
+    trains = {p.requires_grad for p in module.parameters(recurse=False)}.union(*map(_rest_frozen, module.children()))
+    if trains == {False}:
+        module.eval()
+    return trains
 
 
 def _head(parts: list[nn.Module], arch: str) -> nn.Sequential:
@@ -245,26 +207,3 @@ def _opened(module: nn.Module) -> Iterator[nn.Module]:
             yield from _opened(child)
         else:
             yield child
-
-
-def _fold_norms(module: nn.Module) -> Any:
-    """Batch norm that follows a convolution becomes part of it, in place: the same function with less to do.
-
-    Pairs are neighbours in an `nn.Sequential`, conv1 and bn1, conv2 and bn2, ... of a ResNet block, conv and bn of
-    GoogLeNet and Inception. Subclasses do something else besides, and stay.
-    """
-    children = dict(module.named_children())
-    if isinstance(module, nn.Sequential):
-        pairs = list(itertools.pairwise(children))
-    elif isinstance(module, resnet.BasicBlock | resnet.Bottleneck | GoogLeNetConvolution | InceptionConvolution):
-        pairs = [(name, name.replace("conv", "bn")) for name in children if name.startswith("conv")]
-    else:
-        pairs = []
-    for name, norm_name in pairs:
-        convolution, norm = children[name], children[norm_name]
-        if type(convolution) is nn.Conv2d and type(norm) is nn.BatchNorm2d:
-            setattr(module, name, fuse_conv_bn_eval(convolution, norm))
-            setattr(module, norm_name, nn.Identity())
-    for child in children.values():
-        _fold_norms(child)
-    return module

@@ -79,12 +79,14 @@ class RowCache:
         return out
 
     def _mapped(self, path: Path) -> np.ndarray:
-        """A chunk; some stay open, not all: a process may have a thousand files open."""
-        if path not in self._open:
-            if len(self._open) >= OPEN:
-                self._open.pop(next(iter(self._open)), None)
-            self._open[path] = np.load(path, mmap_mode="r")
-        return self._open[path]
+        """A chunk; some stay open, not all: a process may have a thousand files open. Threads may take at once."""
+        kept = self._open.get(path)
+        if kept is None:
+            kept = np.load(path, mmap_mode="r")
+            for other in list(self._open)[: len(self._open) - OPEN + 1]:
+                self._open.pop(other, None)
+            self._open[path] = kept
+        return kept
 
     def _read(self, keys: Path) -> None:
         path = keys.with_suffix(".npy")

@@ -20,9 +20,10 @@ from classify.cam import (
     trunk_and_tail,
     weighed,
 )
+from classify.frozen import frozen
 from classify.layers import Tail
 from classify.models import build
-from classify.trunk import frozen, spatial
+from classify.trunk import spatial
 from curate.errors import CurateError
 
 torch.set_num_threads(1)

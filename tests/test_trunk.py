@@ -6,8 +6,9 @@ from torch import nn
 from torchvision.models.googlenet import BasicConv2d
 
 from classify.data import to_input
+from classify.frozen import frozen
 from classify.models import build, load_backbone
-from classify.trunk import backbone_of, explained, frozen, is_head_only, last_block, spatial, split, train_mode
+from classify.trunk import backbone_of, explained, is_head_only, last_block, spatial, split, train_mode
 
 torch.set_num_threads(1)  # several threads on a busy machine take far longer
 
