@@ -4,19 +4,22 @@
     python -m benchmarks.train --only head         # or: last_block, unfrozen, accuracy, resume
 
 Real photos, 511 of them, with the study's split (399 for training, 56 for validation). `head` and `last_block`: ours is
-the whole of `classify.train.train`, 50 epochs from an empty cache to the report; of the loop (`benchmarks/tutorial.py`)
-some epochs are timed, in between, and 50 times their median counts. `unfrozen`: whole epochs of both in turn.
-`accuracy`: heads on SqueezeNet with ImageNet weights on photos that an expert keeps, by both, the same split and the
-same seeds: macro-F1 of the best epoch. `resume`: a run is killed and goes on.
+the whole of `classify.train.train`, 50 epochs from an empty cache to the report; of the loop (`benchmarks/tutorial.py`,
+in a process of its own) some epochs are timed, in between, and 50 times their median counts. `unfrozen`: whole epochs
+of both in turn. `accuracy`: heads on SqueezeNet with ImageNet weights on photos that an expert keeps, by both, the same
+split and the same seeds: macro-F1 of the best epoch. `resume`: a run is killed and goes on.
 
 The share of the convolution peak is what the multiplications of a training step (three times those of the forward
 pass) take of the rate that this machine reaches with a 3 x 3 convolution of 256 channels.
 """
 
+import os
+
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # as `classify` does, before torch is loaded
+
 import argparse
 import dataclasses
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -24,7 +27,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +36,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.options import arguments, read_truth
-from benchmarks.tutorial import epochs
+from benchmarks.tutorial import Loop
 from benchmarks.usage import run_measured
 from classify.config import TrainConfig, computes_bfloat16
 from classify.models import build
@@ -61,7 +63,6 @@ def main() -> None:
     truth = read_truth(options)
     if truth is None:
         return
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     figures: dict[str, Any] = {"bfloat16": computes_bfloat16(), "threads": torch.get_num_threads()}
     with tempfile.TemporaryDirectory() as folder:
         photos = Photos(truth, options.photos, Path(folder))
@@ -125,15 +126,14 @@ def _frozen(freeze: str, root: Path, options: argparse.Namespace) -> dict[str, A
     figures: dict[str, Any] = {}
     for arch in ARCHS:
         config = dataclasses.replace(RECIPE, arch=arch, freeze=freeze, epochs=4 if options.quick else EPOCHS)
-        model = build(arch, CLASSES, weights="none", freeze=config.freeze)
-        theirs = epochs(model, root / "folders", root / "best.pt", seed=0, batch_size=32, lr=0.01)
         cold, warm, plain = [], [], []
-        for _ in range(options.repeats):
-            plain += list(islice(theirs, 1))
-            shutil.rmtree(root / "cache", ignore_errors=True)
-            cold.append(_ours(root, config))
-            warm.append(_ours(root, config))
-        plain += list(islice(theirs, 1))
+        with Loop(arch, CLASSES, root / "folders", freeze=freeze) as theirs:
+            for _ in range(options.repeats):
+                plain.append(theirs.next())
+                shutil.rmtree(root / "cache", ignore_errors=True)
+                cold.append(_ours(root, config))
+                warm.append(_ours(root, config))
+            plain.append(theirs.next())
         epoch = float(np.median([one.seconds for one in plain]))
         seconds = [float(np.median([one["seconds"] for one in many])) for many in (cold, warm)]
         print_table(
@@ -186,15 +186,14 @@ def unfrozen(photos: Photos, options: argparse.Namespace) -> dict[str, Any]:
     precisions = ["float32", "bfloat16"] if computes_bfloat16() else ["float32"]
     peaks = {name: _peak_gflops(getattr(torch, name)) for name in precisions}
     for arch in ARCHS:
-        model = build(arch, CLASSES, weights="none")
-        flops = _flops(model)
-        theirs = epochs(model, root / "folders", root / "best.pt", seed=0, batch_size=32, lr=0.01)
+        flops = _flops(build(arch, CLASSES, weights="none"))
         seconds: dict[str, list[float]] = {"plain": [], **{name: [] for name in precisions}}
         ours = {name: _Epochs(root, dataclasses.replace(RECIPE, arch=arch, precision=name)) for name in precisions}
-        for _ in range(options.repeats):
-            seconds["plain"] += [one.seconds for one in islice(theirs, 1)]
-            for name, run in ours.items():
-                seconds[name].append(run.next())
+        with Loop(arch, CLASSES, root / "folders", freeze="none") as theirs:
+            for _ in range(options.repeats):
+                seconds["plain"].append(theirs.next().seconds)
+                for name, run in ours.items():
+                    seconds[name].append(run.next())
         middle = {name: float(np.median(many)) for name, many in seconds.items()}
         trained = CLASSES * PARTS["train"]
         for name in precisions:
@@ -260,10 +259,9 @@ def accuracy(photos: Photos, options: argparse.Namespace) -> dict[str, Any]:
     for seed in range(2 if options.quick else SEEDS):
         root = photos.keepers(seed)
         weights = str(Path(options.weights).with_name(SQUEEZENET))
-        model = build("squeezenet1_1", 4, weights=weights, freeze="head", seed=seed)
         number = 3 if options.quick else EPOCHS
-        theirs = epochs(model, root / "folders", root / "best.pt", seed=seed, batch_size=32, lr=0.01)
-        plain = max(one.macro_f1 for one in islice(theirs, number))
+        with Loop("squeezenet1_1", 4, root / "folders", freeze="head", weights=weights, seed=seed) as theirs:
+            plain = max(theirs.next().macro_f1 for _ in range(number))
         config = dataclasses.replace(
             RECIPE, arch="squeezenet1_1", freeze="head", weights=weights, seed=seed, epochs=number
         )

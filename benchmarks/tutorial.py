@@ -2,13 +2,19 @@
 
 The recipe (augmentation, class weights, SGD, step schedule, epochs) is the study's, as ours is; the loop is the
 tutorial's ("Transfer Learning for Computer Vision", pytorch.org): a phase of training and one of validation an epoch,
-the frozen layers run in every epoch, the best model saved whole.
+the frozen layers run in every epoch, the best model saved whole. The network is as torchvision lays it out, and the
+process as torch sets it up: `Loop` starts one.
 """
 
+import json
+import os
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from types import TracebackType
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -17,7 +23,9 @@ from torch import nn
 from torch.utils.data import DataLoader
 from torchvision import datasets, transforms
 
+from benchmarks.usage import ROOT
 from classify.data import MEAN, STD
+from classify.models import build
 
 WORKERS = 2  # the tutorial has 4; torch warns of more than there are processors
 NORMALISED = [transforms.ToTensor(), transforms.Normalize(MEAN, STD)]
@@ -41,6 +49,48 @@ class Pass(NamedTuple):
     seconds: float
     first_step: float
     macro_f1: float
+
+
+class Loop:
+    """The loop in a process of its own, an epoch at a time."""
+
+    def __init__(
+        self, arch: str, classes: int, folder: Path, *, freeze: str, weights: str = "none", seed: int = 0
+    ) -> None:
+        order = {"arch": arch, "classes": classes, "freeze": freeze, "weights": weights, "seed": seed}
+        words = [sys.executable, "-m", "benchmarks.tutorial", json.dumps({**order, "folder": str(folder)})]
+        plain = {name: value for name, value in os.environ.items() if not name.startswith("OMP_")}
+        self._process = subprocess.Popen(
+            words, cwd=ROOT, env=plain, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+
+    def __enter__(self) -> "Loop":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        assert self._process.stdin
+        self._process.stdin.close()
+        self._process.wait()
+
+    def next(self) -> Pass:
+        """The next epoch."""
+        assert self._process.stdin
+        assert self._process.stdout
+        self._process.stdin.write("\n")
+        self._process.stdin.flush()
+        return Pass(**json.loads(self._process.stdout.readline()))
+
+
+def main() -> None:
+    """An epoch for every line that comes."""
+    order: dict[str, Any] = json.loads(sys.argv[1])
+    folder, seed = Path(order.pop("folder")), order["seed"]
+    model = build(order.pop("arch"), order.pop("classes"), **order).to(memory_format=torch.contiguous_format)
+    passes = epochs(model, folder, folder.parent / "best.pt", seed=seed, batch_size=32, lr=0.01)
+    for _ in sys.stdin:
+        print(json.dumps(next(passes)._asdict()), flush=True)
 
 
 def epochs(model: nn.Module, folder: Path, best: Path, *, seed: int, batch_size: int, lr: float) -> Iterator[Pass]:
@@ -81,3 +131,7 @@ def epochs(model: nn.Module, folder: Path, best: Path, *, seed: int, batch_size:
             most = score
             torch.save(model.state_dict(), best)
         yield Pass(time.perf_counter() - start, first, float(score))
+
+
+if __name__ == "__main__":
+    main()

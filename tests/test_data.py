@@ -1,6 +1,7 @@
 """Rows and pixels; also the small textures that the other tests of `classify` train on."""
 
 import logging
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from classify.data import batches, check_rows, load_pixels, prefetched, specimen, split_rows, to_input
+from classify.data import _normalised, batches, check_rows, load_pixels, prefetched, specimen, split_rows, to_input
 from curate.cache import RowCache
 from curate.errors import CurateError
 from curate.images import inspect
@@ -65,6 +66,17 @@ def test_pixels_without_a_sha256_column_are_keyed_by_the_bytes(tmp_path):
     assert pixels.keys == manifest["sha256"].tolist()
 
 
+def test_threads_take_at_once_from_more_files_than_stay_open(tmp_path, monkeypatch):
+    monkeypatch.setattr("curate.cache.OPEN", 2)
+    cache = RowCache(tmp_path)
+    for number in range(9):
+        cache.append([str(number)], np.full((1, 2), number))
+        cache.flush()
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda number: cache.take([str(number % 9)])[0, 0], range(900)))
+    assert found == [number % 9 for number in range(900)]
+
+
 def test_a_damaged_cache_file_is_as_if_it_were_not_there(tmp_path):
     cache = RowCache(tmp_path)
     cache.append(["a"], np.ones((1, 2)))
@@ -106,6 +118,15 @@ def test_input_is_imagenet_normalised():
     assert batch.shape == (2, 3, 4, 4)
     np.testing.assert_allclose(batch[0, :, 0, 0], [-0.485 / 0.229, -0.456 / 0.224, -0.406 / 0.225], rtol=1e-5)
     np.testing.assert_allclose(batch[1, 0, 0, 0], (1 - 0.485) / 0.229, rtol=1e-5)
+
+
+def test_input_is_the_same_from_a_table_and_from_arithmetic():
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 5, 5, 3), dtype=np.uint8)
+    expected = _normalised(torch.from_numpy(pixels)).permute(0, 3, 1, 2)
+    assert torch.equal(to_input(pixels), expected)
+    assert torch.equal(to_input(pixels[::-1, :, ::-1]), expected.flip(0, 3)), "a view that is not contiguous"
+    assert to_input(pixels).is_contiguous(memory_format=torch.channels_last)
+    assert to_input(pixels[:0]).shape == (0, 3, 5, 5)
 
 
 def test_no_batch_has_a_single_image():

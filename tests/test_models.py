@@ -8,6 +8,7 @@ import safetensors.torch
 import torch
 from torch import nn
 
+from classify.layers import Dropout
 from classify.models import Trained, build, changing, check_side, load_backbone, load_run, save_model
 from classify.trunk import train_mode
 from curate.errors import CurateError
@@ -54,6 +55,17 @@ def test_what_is_frozen_keeps_its_statistics_and_drops_nothing():
     moved = {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])}
     assert {name.split(".")[1] for name in moved} == {"6", "7", "8"}
     assert moved <= set(changing(model))
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+def test_dropout_drops_its_share_and_keeps_the_mean(share):
+    layer, x = Dropout(share), torch.full((100, 1000), 2.0)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        found = layer(x)
+    assert float((found == 0).float().mean()) == pytest.approx(share, abs=0.01)
+    assert float(found.max()) == pytest.approx(0 if share == 1 else 2 / (1 - share))
+    assert torch.equal(layer.eval()(x), x)
 
 
 def test_what_changes_is_what_trains_and_the_buffers_beside_it():

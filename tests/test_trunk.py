@@ -3,10 +3,7 @@ import pytest
 import torch
 import torchvision
 from torch import nn
-from torchvision.models.googlenet import BasicConv2d
 
-from classify.data import to_input
-from classify.frozen import frozen
 from classify.models import build, load_backbone
 from classify.trunk import backbone_of, explained, is_head_only, last_block, spatial, split, train_mode
 
@@ -110,52 +107,6 @@ def test_a_head_trains_alone_where_nothing_before_it_does():
     model(torch.randn(4, 3, 32, 32) + 5)
     assert torch.equal(model.features[0][1].running_mean, before)
     assert model.classifier.training
-
-
-@pytest.mark.parametrize("images", [1, 5, 19])
-def test_threads_that_share_the_images_give_what_one_gives(images, monkeypatch):
-    backbone = load_backbone("small_cnn", "none", side=32)
-    pixels = np.random.default_rng(0).integers(0, 255, (images, 32, 32, 3), dtype=np.uint8)
-    alone = backbone.maps(pixels)
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
-    monkeypatch.setattr(torch, "set_num_threads", lambda number: None)
-    torch.testing.assert_close(backbone.maps(pixels), alone)
-
-
-@pytest.mark.parametrize("arch", ["small_cnn", "resnet18", "mobilenet_v2", "densenet121", "googlenet", "inception_v3"])
-def test_a_backbone_is_the_trunk_with_its_norms_folded_and_leaves_the_model_alone(arch):
-    model = build(arch, 2, weights="none").eval()
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            nn.init.uniform_(module.running_mean, -0.1, 0.1)
-            nn.init.uniform_(module.running_var, 0.5, 2)
-    before = {name: t.clone() for name, t in model.state_dict().items()}
-    backbone = backbone_of(model, arch, 96)
-    pixels = np.random.default_rng(0).integers(0, 255, (2, 96, 96, 3), dtype=np.uint8)
-    with torch.inference_mode():
-        expected = split(model, arch)[0](to_input(pixels))
-    torch.testing.assert_close(backbone.maps(pixels), expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max()))
-    assert all(torch.equal(t, before[name]) for name, t in model.state_dict().items())
-    assert all(p.requires_grad for p in model.parameters())
-
-
-class NormThatRectifies(nn.BatchNorm2d):
-    def forward(self, x):
-        return super().forward(x).relu()
-
-
-def test_a_norm_that_does_more_than_norm_is_not_folded():
-    chain = nn.Sequential(nn.Conv2d(3, 4, 3), NormThatRectifies(4), nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4)).eval()
-    x = torch.randn(2, 3, 8, 8)
-    copy = frozen(chain)
-    assert [type(layer) for layer in copy] == [nn.Conv2d, NormThatRectifies, nn.Conv2d, nn.Identity]
-    torch.testing.assert_close(copy(x), chain(x))
-
-
-def test_the_norms_of_googlenet_are_folded():
-    layers = [m for m in frozen(build("googlenet", 2, weights="none")).modules() if isinstance(m, BasicConv2d)]
-    assert layers
-    assert all(isinstance(layer.bn, nn.Identity) for layer in layers)
 
 
 def test_the_backbones_key_changes_with_weights_and_size(tmp_path):
