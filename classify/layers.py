@@ -38,8 +38,8 @@ class Dropout(nn.Dropout):
         """Any shape."""
         if not self.training or x.device.type != "cpu":
             return super().forward(x)
-        kept = (torch.rand(x.shape) >= self.p).to(x.dtype)
-        return x * kept.div_(max(1 - self.p, torch.finfo(x.dtype).tiny))
+        kept = torch.rand(x.shape).ge_(self.p).div_(max(1 - self.p, torch.finfo(torch.float32).tiny))
+        return x * kept.to(x.dtype)
 
 
 class Renormalised(nn.Module):

@@ -70,16 +70,16 @@ def load_weights(model: nn.Module, arch: str, weights: str, last: tuple[str, ...
 def put_in(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     """Give the model these tensors, by name; what is not named stays as it is.
 
-    By way of its own state, as MNASNet wants the version that comes with that.
-
     Raises:
-        KeyError: it has none of a name. RuntimeError: of another shape.
+        KeyError: it has none of a name. ValueError: of another shape.
     """
-    state = model.state_dict()
+    state = model.state_dict()  # which shares its memory
     if strange := sorted(tensors.keys() - state.keys()):
         raise KeyError(f"{strange[0]} is not part of the model")
-    state.update(tensors)
-    model.load_state_dict(state)
+    for name, tensor in tensors.items():
+        if tensor.shape != state[name].shape:
+            raise ValueError(f"{name} is {tuple(tensor.shape)}, the model's {tuple(state[name].shape)}")
+        state[name].copy_(tensor)
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
