@@ -145,4 +145,4 @@ def no_math(text: str) -> str:
 def save_figure(figure: Figure, path: Path) -> None:
     """As PNG, in one atomic step."""
     with replacing(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=110)
+        figure.savefig(temporary, format="png", dpi=110, pil_kwargs={"compress_level": 1})

@@ -26,7 +26,7 @@ from classify.feeds import Data, Feed, feed_of, load_data
 from classify.optimize import learning_rate, move, wearing
 from classify.predictions import predictions_table
 from classify.report import confusion_png, curves_png, run_page, write_table
-from classify.run_folder import EVENTS, Epoch, Progressed, open_run
+from classify.run_folder import BETWEEN, EVENTS, Epoch, Progressed, open_run
 from classify.scores import confusion_matrix, confusion_table, scores, summary
 from classify.trunk import train_mode
 from classify.views import as_input
@@ -86,6 +86,7 @@ def train(
         feed = feed_of(run.model, config, data, cache, progress)
         if feed.light:
             torch.set_num_threads(1)  # threads wait for each other longer than a head on vectors takes
+            run.due = time.monotonic() + BETWEEN
         steps = _Steps(run, feed, config, data, on_step)
         with _events(run_dir, len(run.history)) if first else nullcontext() as events:
             while not run.finished(config):

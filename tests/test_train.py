@@ -35,6 +35,12 @@ def no_pictures(monkeypatch):
 
 
 @pytest.fixture
+def kept_at_once(monkeypatch):
+    """Not after a second, when a quick head is done: its first epoch is written."""
+    monkeypatch.setattr(classify.train, "BETWEEN", 0)
+
+
+@pytest.fixture
 def trunk_weights(tmp_path):
     torch.save(build("small_cnn", 2, weights="none", seed=11).state_dict(), tmp_path / "w.pth")
     return str(tmp_path / "w.pth")
@@ -96,7 +102,7 @@ def test_the_best_epoch_by_macro_f1_is_kept(tmp_path, no_pictures):
 
 @pytest.mark.parametrize("freeze", ["none", "last_block", "head"])
 @pytest.mark.parametrize("epoch", [1, 3])
-def test_a_killed_run_goes_on_to_the_same_weights(tmp_path, no_pictures, trunk_weights, freeze, epoch):
+def test_a_killed_run_goes_on_to_the_same_weights(tmp_path, no_pictures, trunk_weights, kept_at_once, freeze, epoch):
     manifest = textures(tmp_path)
     config = dataclasses.replace(QUICK, freeze=freeze, weights=trunk_weights, lr_step=2)
     train(manifest, tmp_path, config, tmp_path / "whole")
@@ -185,7 +191,7 @@ def test_or_it_falls_along_a_cosine():
 
 
 @pytest.mark.parametrize("optimizer", ["adagrad", "rmsprop", "adam", "adamw"])
-def test_other_optimizers_learn_and_go_on_after_a_kill(tmp_path, no_pictures, trunk_weights, optimizer):
+def test_other_optimizers_learn_and_go_on_after_a_kill(tmp_path, no_pictures, trunk_weights, kept_at_once, optimizer):
     config = dataclasses.replace(QUICK, freeze="head", weights=trunk_weights, optimizer=optimizer, learning_rate=0.003)
     manifest = textures(tmp_path)
     train(manifest, tmp_path, config, tmp_path / "whole")
