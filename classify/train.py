@@ -35,6 +35,7 @@ from curate.files import replacing
 from curate.manifest import class_weights
 
 EVAL_BATCH = 32
+SMALL = 1_000_000  # weights of a head for which threads wait for each other longer than they compute
 
 OnStep = Callable[[int, int, int], None]  # epoch (from 1), batches done, batches of the epoch
 
@@ -84,8 +85,8 @@ def train(
         data = load_data(used, classes, root, config, cache, progress)
         run = Progressed.resumed(run_dir, config, len(classes)) if resume else Progressed.new(config, len(classes))
         feed = feed_of(run.model, config, data, cache, progress)
-        if feed.light:
-            torch.set_num_threads(1)  # threads wait for each other longer than a head on vectors takes
+        if feed.light and sum(p.numel() for p in feed.module.parameters()) <= SMALL:
+            torch.set_num_threads(1)
             run.due = time.monotonic() + BETWEEN
         steps = _Steps(run, feed, config, data, on_step)
         with _events(run_dir, len(run.history)) if first else nullcontext() as events:

@@ -54,7 +54,8 @@ def load_weights(model: nn.Module, arch: str, weights: str, last: tuple[str, ...
         Names of the state dict that were given; what of the head they lack stays as it is.
 
     Raises:
-        CurateError: there are no such weights, they are no plain state dict, or do not hold the whole trunk.
+        CurateError: there are no such weights, they are no plain state dict, or not finite, or do not hold the whole
+            trunk.
     """
     if weights == "none" or (weights == "DEFAULT" and arch == "small_cnn"):
         return set()
@@ -63,6 +64,8 @@ def load_weights(model: nn.Module, arch: str, weights: str, last: tuple[str, ...
     _check_fit(own, state, arch, weights)
     ends = tuple(f"{name}." for name in last)
     given = {n: t for n, t in state.items() if n in own and t.shape == own[n].shape and not n.startswith(ends)}
+    if broken := sorted(name for name, tensor in given.items() if not tensor.isfinite().all()):
+        raise CurateError(f"--weights {weights}: {broken[0]} holds NaN or infinite values. Get the file anew.")
     put_in(model, given)
     return set(given)
 

@@ -96,7 +96,7 @@ def test_heatmaps_come_from_the_maps_that_a_pass_has_kept_and_these_are_cleared(
 
 
 ARCHITECTURES = ["small_cnn", "resnet18", "mobilenet_v2", "squeezenet1_1", "densenet121", "efficientnet_b0"]
-HEAVY = ["vgg16", "vgg19_bn", "convnext_tiny", "swin_t", "vit_b_16"]
+HEAVY = ["vgg16", "convnext_tiny", "swin_t", "vit_b_16"]
 
 
 @pytest.mark.parametrize("arch", [*ARCHITECTURES, *[pytest.param(arch, marks=pytest.mark.slow) for arch in HEAVY]])

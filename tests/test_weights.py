@@ -339,3 +339,12 @@ def test_shared_weights_fit_and_what_they_lack_is_new(arch, file, new):
     if not (WEIGHTS / file).exists():
         pytest.skip("the shared weights are not here")
     assert trainable(build(arch, 4, weights=str(WEIGHTS / file), freeze="head")) == new
+
+
+def test_weights_that_are_no_numbers_are_refused(tmp_path):
+    state = small_state()
+    state["features.1.0.weight"][0, 0, 0, 0] = float("nan")
+    path = tmp_path / "w.pth"
+    path.write_bytes(saved(state))
+    with pytest.raises(CurateError, match=r"w\.pth: features\.1\.0\.weight holds NaN or infinite values"):
+        build("small_cnn", 2, weights=str(path))
