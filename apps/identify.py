@@ -152,6 +152,6 @@ def _known(_identifier: "Identifier", run: str, manifest: str, root: str, writte
 
 def _under_heatmap(image: Image.Image, said: "Said", size: tuple[int, int]) -> Image.Image:
     """The photo under its heatmap, in its own proportions."""
-    from classify.explain import overlay
+    from classify.heatmaps import overlay
 
     return Image.fromarray(overlay(square(image, SIDE), said.heatmap)).resize(size)

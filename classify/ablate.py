@@ -13,10 +13,10 @@ import numpy as np
 import pandas as pd
 
 from classify.augment import to_gray
-from classify.data import Progress, batches, decode_rows, prefetched, warn_unreadable
-from classify.features import paint_over, readable
+from classify.data import Progress
+from classify.features import paint_over
 from classify.models import Trained
-from classify.predict import BATCH, probabilities
+from classify.predict import predict_rows
 from curate.errors import CurateError
 from curate.foreground import HOPELESS, segment
 
@@ -87,22 +87,15 @@ def predict_ablated(
     Raises:
         CurateError: no ablation of that name.
     """
-    out = np.full((len(manifest), len(trained.classes)), np.nan, np.float32)
-    causes: dict[int, str] = {}
-    done = guessed = 0
+    guessed = 0
 
-    def changed(part: np.ndarray) -> tuple[list[int], Ablated | None]:
-        rows, pixels = readable(decode_rows(manifest, root, part, trained.side, crop=trained.crop), causes)
-        return rows, ablate(pixels, ablation) if rows else None
+    def changed(pixels: np.ndarray) -> np.ndarray:
+        nonlocal guessed
+        ablated = ablate(pixels, ablation)
+        guessed += int(ablated.guessed.sum())
+        return ablated.pixels
 
-    for part, (rows, images) in prefetched(changed, batches(np.arange(len(manifest)), BATCH)):
-        if images is not None:
-            out[rows] = probabilities(trained, images.pixels)
-            guessed += int(images.guessed.sum())
-        done += len(part)
-        if progress:
-            progress(done, len(manifest))
-    warn_unreadable(manifest, causes)
+    out = predict_rows(trained, manifest, root, change=changed, progress=progress)
     if guessed:
         log.warning("%d of %d images: nothing stands out, the specimen is taken to be an ellipse", guessed, len(out))
     return out

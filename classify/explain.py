@@ -26,7 +26,6 @@ from classify.cam import (
     trunk_and_tail,
     weighed,
 )
-from classify.cam import grad_cam as grad_cam
 from classify.data import (
     Decoded,
     Progress,
@@ -43,7 +42,6 @@ from classify.evaluate import log_look
 from classify.features import Maps, readable
 from classify.frozen import forward, frozen
 from classify.heatmaps import Part, maker, read_pair, write_folder, write_pair
-from classify.heatmaps import overlay as overlay
 from classify.layers import Tail
 from classify.models import Trained, load_run
 from classify.trunk import Backbone

@@ -15,7 +15,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 import onnx
@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from classify.data import MEAN, STD, decode_rows, split_rows, to_input
 from classify.features import readable
 from classify.layers import Renormalised, SmallCNN
-from classify.model_card import CARD, Facts, is_card_of, model_card, read_facts
+from classify.model_card import CARD, Exported, Facts, is_card_of, model_card, read_facts
 from classify.models import MODEL_FILE, Trained, load_run
 from classify.predict import trained_on
 from curate.errors import CurateError
@@ -45,24 +45,6 @@ DEPRECATED = "`torch.jit"  # so begins the warning of each of its functions
 
 Form = Literal["onnx", "torchscript", "safetensors"]
 Model = Callable[[np.ndarray], np.ndarray]  # pictures (n, side, side, 3) uint8 -> probabilities (n, classes)
-
-
-class Exported(NamedTuple):
-    """What was written, and how it was compared with PyTorch.
-
-    Attributes:
-        images: how many were compared.
-        are_photos: whether these are photos of split val, or random pixels.
-        difference: largest one of a probability.
-        crop: whether the model expects the specimen's part of an image.
-    """
-
-    path: Path
-    card: Path
-    images: int
-    are_photos: bool
-    difference: float
-    crop: bool
 
 
 class FromPicture(nn.Module):

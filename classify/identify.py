@@ -24,8 +24,8 @@ import pandas as pd
 import torch
 from PIL import Image
 
+from classify.cam import grad_cam
 from classify.data import Progress, check_rows, specimen
-from classify.explain import grad_cam
 from classify.features import embed
 from classify.frozen import forward, frozen
 from classify.models import Trained, load_backbone, load_run

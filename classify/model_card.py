@@ -8,7 +8,7 @@ import json
 import re
 from importlib.metadata import version
 from pathlib import Path, PurePath
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import pandas as pd
 
@@ -17,9 +17,6 @@ from classify.models import Trained
 from curate.errors import CurateError
 from curate.sources import clean_text
 from curate.stats import tally
-
-if TYPE_CHECKING:
-    from classify.export import Exported
 
 CARD = "MODEL_CARD.md"
 SWEEP = "sweep.json"  # beside the runs of a sweep
@@ -92,6 +89,24 @@ model.load_state_dict(state)"""
 CODE = {"onnx": (ONNX, ".onnx"), "torchscript": (TORCHSCRIPT, ".pt"), "safetensors": (SAFETENSORS, ".safetensors")}
 
 
+class Exported(NamedTuple):
+    """What was written, and how it was compared with PyTorch.
+
+    Attributes:
+        images: how many were compared.
+        are_photos: whether these are photos of split val, or random pixels.
+        difference: largest one of a probability.
+        crop: whether the model expects the specimen's part of an image.
+    """
+
+    path: Path
+    card: Path
+    images: int
+    are_photos: bool
+    difference: float
+    crop: bool
+
+
 class Facts(NamedTuple):
     """What the folder of a finished run says.
 
@@ -156,7 +171,7 @@ def is_card_of(card: Path, run: Path) -> bool:
 
 
 def model_card(
-    run: Path, trained: Trained, facts: Facts, done: "Exported", *, manifest: pd.DataFrame | None = None
+    run: Path, trained: Trained, facts: Facts, done: Exported, *, manifest: pd.DataFrame | None = None
 ) -> str:
     """The card as Markdown.
 
@@ -320,7 +335,7 @@ def _limits(run: Path, trained: Trained, facts: Facts, used: pd.DataFrame | None
     return sentences
 
 
-def _use(trained: Trained, done: "Exported") -> str:
+def _use(trained: Trained, done: Exported) -> str:
     photos = f"{done.images} photos of split val" if done.are_photos else f"{done.images} pictures of random pixels"
     parts = [
         f"{text(done.path.name)} was loaded again and compared with PyTorch on {photos}: the probabilities differ by "

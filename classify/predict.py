@@ -4,7 +4,7 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import joblib
 import numpy as np
@@ -12,6 +12,7 @@ import pandas as pd
 import torch
 from torch.nn import functional
 
+from classify.cam import grad_cam
 from classify.data import (
     Progress,
     batches,
@@ -25,7 +26,10 @@ from classify.data import (
     to_input,
     warn_unreadable,
 )
+from classify.features import readable
 from classify.frozen import forward, frozen
+from classify.heatmaps import overlay
+from classify.identify import Known
 from classify.models import Trained
 from classify.report import jpeg
 from classify.trunk import Backbone, explained
@@ -34,9 +38,6 @@ from curate.files import writing
 from curate.images import decode, square
 from curate.manifest import read_manifest
 from curate.store import ImageError
-
-if TYPE_CHECKING:
-    from classify.identify import Known
 
 BATCH = 32
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
@@ -47,20 +48,29 @@ LONGEST_NAME = 80  # characters of a photo's name that the name of its heatmap r
 
 
 def predict_rows(
-    trained: Trained, manifest: pd.DataFrame, root: Path, *, progress: Progress | None = None
+    trained: Trained,
+    manifest: pd.DataFrame,
+    root: Path,
+    *,
+    change: Callable[[np.ndarray], np.ndarray] | None = None,
+    progress: Progress | None = None,
 ) -> np.ndarray:
-    """Softmax probabilities (n, classes) float32 of a manifest's images; NaN rows for those that do not open."""
+    """Softmax probabilities (n, classes) float32 of a manifest's images; NaN rows for those that do not open.
+
+    Args:
+        change: what is done to the pixels (k, side, side, 3) uint8, k at least 1, before the model takes them.
+    """
     out = np.full((len(manifest), len(trained.classes)), np.nan, np.float32)
     causes: dict[int, str] = {}
     done = 0
-    parts = batches(np.arange(len(manifest)), BATCH)
-    for part, images in prefetched(
-        lambda part: decode_rows(manifest, root, part, trained.side, crop=trained.crop), parts
-    ):
-        causes.update({image.row: image.cause for image in images if image.pixels is None})
-        good = [image for image in images if image.pixels is not None]
-        if good:
-            out[[image.row for image in good]] = probabilities(trained, np.array([image.pixels for image in good]))
+
+    def opened(part: np.ndarray) -> tuple[list[int], np.ndarray]:
+        rows, pixels = readable(decode_rows(manifest, root, part, trained.side, crop=trained.crop), causes)
+        return rows, change(pixels) if change and rows else pixels
+
+    for part, (rows, pixels) in prefetched(opened, batches(np.arange(len(manifest)), BATCH)):
+        if rows:
+            out[rows] = probabilities(trained, pixels)
         done += len(part)
         if progress:
             progress(done, len(manifest))
@@ -84,7 +94,7 @@ class Familiar(NamedTuple):
     """
 
     backbone: Backbone
-    known: "Known"
+    known: Known
 
 
 class Photo(NamedTuple):
@@ -207,8 +217,6 @@ def _read(path: Path) -> bytes:
 
 def _looking(trained: Trained) -> Look:
     """Probabilities and, for the likeliest class, heatmaps (n, 56, 56)."""
-    from classify.explain import grad_cam  # pytorch-grad-cam takes seconds to load, and training loads this module
-
     trunk, tail = explained(trained.model, trained.arch)
     body = frozen(trunk)
     tail.requires_grad_(False).eval()
@@ -259,8 +267,6 @@ def _distances(photos: list[Photo], familiar: Familiar) -> list[float]:
 
 
 def _write_overlay(photo: Photo, heatmap: np.ndarray, folder: Path) -> Path:
-    from classify.explain import overlay
-
     assert photo.pixels is not None
     name = re.sub(r"[^\w.-]", "_", photo.file.stem)[:LONGEST_NAME]
     with writing(path := folder / f"{photo.number:04d}-{name}.jpg") as temporary:

@@ -2,7 +2,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from classify import ablate as module
 from classify.ablate import ABLATIONS, ablate, background_only, foreground_only, only_one, predict_ablated
 from classify.data import decode_rows
 from classify.models import Trained, build
@@ -89,7 +88,7 @@ def test_the_model_sees_the_changed_pixels_of_what_it_takes(tmp_path, monkeypatc
         seen.append(pixels)
         return np.full((len(pixels), 3), 1 / 3)
 
-    monkeypatch.setattr(module, "probabilities", spy)
+    monkeypatch.setattr("classify.predict.probabilities", spy)
     classes = tuple(COLOURS)
     trained = Trained("small_cnn", build("small_cnn", 3, weights="none"), classes, 48, crop=crop)
     found = predict_ablated(trained, manifest, tmp_path, "background-only")

@@ -13,7 +13,7 @@ from torch import nn
 
 from classify import predict
 from classify.config import TrainConfig
-from classify.explain import overlay
+from classify.heatmaps import overlay
 from classify.identify import load_identifier
 from classify.models import Trained, build, load_run
 from classify.predict import Familiar, predict_photos, predict_rows, trained_on
