@@ -25,6 +25,8 @@ log = logging.getLogger("classify")
 CURVES = ("train_loss", "val_loss", "train_accuracy", "val_accuracy")
 SETTINGS = ("arch", "freeze", "weights")
 TESTS = ("shared", "only_run", "only_baseline", "p", "difference", "difference_low", "difference_high")
+WIDTH = 11  # inches of the curves
+DIVERGED = 30  # a loss that is so many times the median: on a linear scale it alone would be seen
 ABOUT = (
     "Each run is tested against this one on the images that both were validated on. McNemar's exact test: of the images"
     " that only one of the two gets right, does either get more (p; corrected for the number of comparisons "
@@ -145,7 +147,10 @@ def curves_figure(histories: dict[str, pd.DataFrame]) -> Figure:
     Args:
         histories: name of the run -> its history.csv: `epoch`, and `loss` and `accuracy` of `train` and `val`.
     """
-    figure = Figure(figsize=(11, 4.5), layout="constrained")
+    names = [no_math(name) for name in histories]
+    columns = max(1, min(5, len(names) + 2, int(WIDTH / (0.6 + 0.09 * max(map(len, names), default=0)))))
+    rows = -(-(len(names) + 2) // columns)
+    figure = Figure(figsize=(WIDTH, 4.1 + 0.2 * rows), layout="constrained")
     axes = figure.subplots(1, 2)
     map_name = "tab10" if len(histories) <= 10 else "turbo"
     colours = colormaps[map_name](np.arange(10) if len(histories) <= 10 else np.linspace(0, 1, len(histories)))
@@ -156,11 +161,15 @@ def curves_figure(histories: dict[str, pd.DataFrame]) -> Figure:
     for axis, name in zip(axes, ("cross-entropy, weighted by class", "accuracy"), strict=True):
         axis.set(xlabel="epoch", ylabel=name)
         axis.grid(alpha=0.3)
+    losses = np.concatenate(
+        [history[["train_loss", "val_loss"]].to_numpy(float).ravel() for history in histories.values()]
+    )
+    if np.nanmax(losses) > DIVERGED * np.nanmedian(losses):
+        axes[0].set_yscale("log")
     axes[1].set_ylim(0, 1.02)
     lines = [Line2D([], [], color=colour) for _, colour in zip(histories, colours, strict=False)]
     styles = [Line2D([], [], color="black", linestyle=style) for style in ("-", "--")]
-    names = [no_math(name) for name in histories]
-    figure.legend([*lines, *styles], [*names, "train", "val"], loc="outside lower center", ncols=min(5, len(names) + 2))
+    figure.legend([*lines, *styles], [*names, "train", "val"], loc="outside lower center", ncols=columns)
     return figure
 
 

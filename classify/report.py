@@ -46,10 +46,11 @@ def curves_png(history: pd.DataFrame, path: Path) -> None:
 
 def confusion_png(matrix: np.ndarray, classes: tuple[str, ...], path: Path) -> None:
     """The confusion matrix with its counts; rows are the true class, coloured by their shares."""
-    cells, margin = CELL * len(classes), 0.8 + 0.075 * max(map(len, classes))  # inches
-    side = cells + margin + 0.1
-    figure = Figure(figsize=(side, side))
-    axis = figure.add_axes((margin / side, margin / side, cells / side, cells / side))
+    cells, text = CELL * len(classes), 0.075 * max(map(len, classes))  # inches
+    left, below = 0.8 + text, 0.7 + 0.75 * text  # the names stand aslant
+    width, height = cells + left + 0.1, cells + below + 0.1
+    figure = Figure(figsize=(width, height))
+    axis = figure.add_axes((left / width, below / height, cells / width, cells / height))
     shares = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
     axis.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     for i, j in np.ndindex(matrix.shape):
