@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 BENCHMARKS := demo scrape balance decode duplicates_scale artifacts planted screen review_effort shortcuts \
-	curation_gain audit real_photos review train explain study
+	curation_gain audit real_photos review train crop explain study
 
 .PHONY: demo test lint bench peers screenshots clean
 
