@@ -19,6 +19,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # as `classify` does, befor
 
 import argparse
 import dataclasses
+import gc
 import json
 import shutil
 import signal
@@ -38,6 +39,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.options import arguments, read_truth
 from benchmarks.tutorial import Loop
 from benchmarks.usage import run_measured
+from classify.cli import GARBAGE
 from classify.config import TrainConfig, computes_bfloat16
 from classify.models import build
 from classify.train import train
@@ -63,6 +65,7 @@ def main() -> None:
     truth = read_truth(options)
     if truth is None:
         return
+    gc.set_threshold(*GARBAGE)  # as `classify` does
     figures: dict[str, Any] = {"bfloat16": computes_bfloat16(), "threads": torch.get_num_threads()}
     with tempfile.TemporaryDirectory() as folder:
         photos = Photos(truth, options.photos, Path(folder))

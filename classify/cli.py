@@ -1,5 +1,6 @@
 """The `classify` command: thin shells that read, call, write, say one line. Torch is imported inside the commands."""
 
+import gc
 import logging
 import os
 
@@ -14,6 +15,9 @@ from classify.cli_train import train
 from curate.errors import CurateError
 
 INTERRUPTED = 130  # what the command line library makes of Ctrl-C
+# objects made before Python looks for cycles among them. The libraries' half a million stay: Python's own numbers cost
+# a second of a short command, and these no memory that could be measured
+GARBAGE = (50_000, 20, 50)
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
 
@@ -30,6 +34,7 @@ for command in (train, evaluate, compare, sweep, study, explain, predict, export
 def main(args: list[str] | None = None) -> None:
     """The console script: a `CurateError` becomes one line on stderr and exit code 1."""
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
+    gc.set_threshold(*GARBAGE)
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # spinning threads are 5-10 x slower on a busy machine
     try:
         app(args)

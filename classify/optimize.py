@@ -48,10 +48,15 @@ def move(average: State, model: nn.Module, decay: float) -> None:
             mean.copy_(now[name])
 
 
+def tensor_of(model: nn.Module, name: str) -> Tensor:
+    """A parameter or buffer."""
+    place, _, own = name.rpartition(".")
+    return getattr(model.get_submodule(place), own)
+
+
 def copied(model: nn.Module, names: Iterable[str]) -> State:
     """These tensors of the model, as they are now."""
-    tensors = model.state_dict()
-    return {name: tensors[name].detach().clone() for name in names}
+    return {name: tensor_of(model, name).detach().clone() for name in names}
 
 
 @contextmanager

@@ -8,6 +8,7 @@ import shutil
 import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -104,6 +105,11 @@ class Progressed:
         """Index of the epoch with the best validation macro-F1, the earliest of equals."""
         return max(range(len(self.history)), key=lambda i: self.history[i].val_macro_f1)
 
+    @cached_property
+    def names(self) -> list[str]:
+        """Of what training changes."""
+        return changing(self.model)
+
     def finished(self, config: TrainConfig) -> bool:
         """Whether all epochs are done, or the last `patience` of them brought nothing better."""
         done = len(self.history)
@@ -125,7 +131,7 @@ class Progressed:
                 trained = Trained(config.arch, self.model, classes, config.image_size, config.crop)
                 save_model(trained, run_dir / MODEL_FILE)
         state = {
-            "model": copied(self.model, changing(self.model)),
+            "model": copied(self.model, self.names),
             "average": self.average,
             "trains": [name for name, p in self.model.named_parameters() if p.requires_grad],
             "optimizer": self.optimizer.state_dict(),
@@ -139,7 +145,7 @@ class Progressed:
 
     def _now(self) -> State:
         """What is validated: the moving average where there is one."""
-        return {name: t.clone() for name, t in self.average.items()} or copied(self.model, changing(self.model))
+        return {name: t.clone() for name, t in self.average.items()} or copied(self.model, self.names)
 
 
 def open_run(run_dir: Path, config: TrainConfig, used: pd.DataFrame, keys: list[str], overwrite: bool) -> bool:

@@ -145,7 +145,7 @@ class _Steps:
     def _train(self, number: int) -> tuple[float, float]:
         """Loss and accuracy of the training images, each as it was when its batch came."""
         rng = np.random.default_rng((self.config.seed, number))
-        torch.manual_seed(int(rng.integers(2**62)) + group.rank())  # dropout and stochastic depth
+        _seed(int(rng.integers(2**62)) + group.rank())
         least = 2 * group.size()  # batch norm cannot take a single image
         parts = batches(rng.permutation(self.data.train), self.config.batch_size, least=least)
         sums = torch.zeros(3, dtype=torch.float64)
@@ -200,6 +200,13 @@ def _logits(feed: Feed, config: TrainConfig, rows: np.ndarray) -> Tensor:
     with _precision(config, feed):
         found = [feed.module(_input(array, feed)).float().cpu() for _, array in feed.batches(feed.plain, parts)]
     return group.gathered(torch.cat(found), len(rows))
+
+
+def _seed(number: int) -> None:
+    """Of dropout and stochastic depth: `torch.manual_seed` without its note of who called, a millisecond an epoch."""
+    torch.default_generator.manual_seed(number)
+    if torch.cuda.is_available():
+        torch.cuda.manual_seed_all(number)
 
 
 def _input(array: np.ndarray, feed: Feed) -> Tensor:
