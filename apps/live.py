@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 from scipy.sparse import csr_matrix
 
-from apps.memory import give_back
+from curate.memory import give_back
 from curate.screen import Opinion, Space, Why, explain, graph_of, learn
 
 EVERY = 5  # new decisions after which it learns again

@@ -21,11 +21,11 @@ from apps.beforehand import Activity, Beforehand, Watched
 from apps.desk import Desk, open_desk
 from apps.door import Door, LoginDoor, login_host, login_origin, login_providers, token_for
 from apps.exchange import Exchange, exchange_route
-from apps.memory import frugal, give_back
 from apps.opinions import opinions_of
 from apps.pictures import SecurityHeaders, picture_routes
 from apps.who import who
 from curate.errors import CurateError
+from curate.memory import frugal, give_back
 from curate.recipe import Recipe
 from curate.screen import Next
 

@@ -33,6 +33,7 @@ from classify.views import as_input
 from curate.errors import CurateError
 from curate.files import replacing
 from curate.manifest import class_weights
+from curate.memory import freed_is_kept
 
 EVAL_BATCH = 32
 SMALL = 1_000_000  # weights of a head for which threads wait for each other longer than they compute
@@ -222,13 +223,14 @@ def _precision(config: TrainConfig, feed: Feed) -> Any:
 
 @contextmanager
 def _settings(config: TrainConfig) -> Iterator[None]:
-    """The threads and the determinism that were asked for, and those of before again."""
+    """The threads and the determinism that were asked for, and those of before again; freed memory is kept."""
     threads, strict = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     if config.threads:
         torch.set_num_threads(config.threads)
     torch.use_deterministic_algorithms(config.deterministic or strict)
     try:
-        yield
+        with freed_is_kept():
+            yield
     finally:
         torch.use_deterministic_algorithms(strict)
         torch.set_num_threads(threads)
