@@ -40,6 +40,11 @@ class Augmentation:
             )
 
     @property
+    def all_gray(self) -> bool:
+        """Whether no image keeps its colours; then a run validates, and its model sees, grey ones too."""
+        return self.grayscale == 1
+
+    @property
     def key(self) -> str:
         """Names what it does, for caches."""
         return f"{VERSION}-{self.grayscale:g}-{self.colour_jitter:g}-{self.smallest_crop:g}"

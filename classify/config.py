@@ -43,7 +43,7 @@ class TrainConfig:
         patience: epochs without a better validation macro-F1 after which training stops; the study does not give it.
         views: augmented views of an image that are kept of what is frozen; see `classify.features.Views`.
         grayscale, colour_jitter, smallest_crop: see `classify.augment.Augmentation`. Where every image is grey
-            (grayscale 1), the validation images are grey too.
+            (grayscale 1), the validation images are grey too, and the model sees no colour ever after.
         precision: "float32", "bfloat16" (weights stay float32), or "auto": bfloat16 where the processor computes it.
         compile: let torch.compile make one program of the model. On two cores it never paid (README).
         deterministic: refuse operations whose result depends on chance on a GPU; on a CPU none does.

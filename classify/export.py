@@ -27,6 +27,7 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
+from classify.augment import LUMA
 from classify.data import MEAN, STD, decode_rows, split_rows, to_input
 from classify.features import readable
 from classify.layers import Renormalised, SmallCNN
@@ -48,19 +49,27 @@ Model = Callable[[np.ndarray], np.ndarray]  # pictures (n, side, side, 3) uint8 
 
 
 class FromPicture(nn.Module):
-    """A classifier of pictures as they are stored: normalises before, and takes the softmax after."""
+    """A classifier of pictures as they are stored: prepares them before, and takes the softmax after."""
 
     def __init__(
-        self, model: nn.Module, mean: Sequence[float] | None = None, std: Sequence[float] | None = None
+        self,
+        model: nn.Module,
+        *,
+        gray: bool,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
     ) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.gray = model, gray
+        self.register_buffer("luma", torch.tensor(LUMA, dtype=torch.float32).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("mean", torch.tensor(mean or MEAN).view(1, 3, 1, 1) * 255)
         self.register_buffer("std", torch.tensor(std or STD).view(1, 3, 1, 1) * 255)
 
     def forward(self, images: Tensor) -> Tensor:
         """(n, side, side, 3), uint8 or float from 0 to 255 -> probabilities (n, classes)."""
         x = images.permute(0, 3, 1, 2).float()
+        if self.gray:
+            x = (x * self.get_buffer("luma")).sum(1, keepdim=True).round().expand_as(x)
         return self.model((x - self.get_buffer("mean")) / self.get_buffer("std")).float().softmax(1)
 
 
@@ -91,7 +100,7 @@ def export_run(
     write, read = FORMS[form]
     with writing(out) as temporary:
         write(model, trained, about(trained, facts), temporary)
-        difference = _difference(read(temporary), model, pictures)
+        difference = _difference(read(temporary), model, pictures, trained)
         if not difference <= TOLERANCE:
             raise CurateError(
                 f"{form} of {run}: a probability differs from PyTorch's by {difference:.2g}, more than {TOLERANCE:g}. "
@@ -109,6 +118,7 @@ def about(trained: Trained, facts: Facts) -> dict[str, str]:
     mean, std = _normalisation(trained)
     preprocessing = {
         "colour": "RGB",
+        "gray": trained.gray,
         "side": trained.side,
         "resize": "the whole image stretched to a square, bilinear with antialiasing",
         "crop_to_specimen": trained.crop,
@@ -172,7 +182,7 @@ def _check_places(run: Path, out: Path, card: Path) -> None:
 
 
 def _photos(trained: Trained, manifest: pd.DataFrame, root: Path) -> np.ndarray:
-    """Some photos of split val, as the model sees them: (n, side, side, 3) uint8."""
+    """Some photos of split val, as they are given to the model: (n, side, side, 3) uint8."""
     rows = split_rows(manifest, "val")
     chosen = np.random.default_rng(0).permutation(len(rows))[:COMPARED]
     pixels = readable(decode_rows(rows, root, chosen, trained.side, crop=trained.crop), {})[1]
@@ -186,9 +196,9 @@ def _random_pictures(side: int) -> np.ndarray:
 
 
 @torch.inference_mode()
-def _difference(exported: Model, model: nn.Module, pictures: np.ndarray) -> float:
+def _difference(exported: Model, model: nn.Module, pictures: np.ndarray, trained: Trained) -> float:
     """The largest difference of a probability from PyTorch's, of all pictures at once and of the first alone."""
-    expected = model(to_input(pictures)).float().softmax(1).numpy()
+    expected = model(to_input(trained.seen(pictures))).float().softmax(1).numpy()
     differences = [np.abs(exported(pictures[:n]) - expected[:n]).max() for n in (len(pictures), 1)]
     return float(np.max(differences))  # NaN if one is
 
@@ -200,7 +210,7 @@ def _write_onnx(model: nn.Module, trained: Trained, told: dict[str, str], path: 
             f"{trained.arch} takes {size / 1e9:.1f} GB, and a file of ONNX holds 2. Take --format safetensors."
         )
     program = torch.onnx.export(
-        FromPicture(model).eval(),
+        FromPicture(model, gray=trained.gray).eval(),
         (torch.zeros(2, trained.side, trained.side, 3, dtype=torch.uint8),),
         dynamo=True,
         input_names=["images"],
@@ -230,7 +240,7 @@ def _write_torchscript(model: nn.Module, trained: Trained, told: dict[str, str],
     with warnings.catch_warnings(), torch.no_grad():
         warnings.filterwarnings("ignore", DEPRECATED, FutureWarning)
         warnings.simplefilter("ignore", torch.jit.TracerWarning)  # of sizes that are checked; n is compared as 16 and 1
-        traced = torch.jit.trace(FromPicture(model).eval(), example, check_trace=False)
+        traced = torch.jit.trace(FromPicture(model, gray=trained.gray).eval(), example, check_trace=False)
         torch.jit.save(traced, str(path), _extra_files=told)
 
 
@@ -256,7 +266,8 @@ def _read_safetensors(path: Path) -> Model:
     state.update(safetensors.torch.load_file(path))
     model.load_state_dict(state)
     preprocessing = json.loads(told["preprocessing"])
-    whole = FromPicture(model, preprocessing["mean"], preprocessing["std"])
+    prepared = {name: preprocessing[name] for name in ("gray", "mean", "std")}
+    whole = FromPicture(model, **prepared)
     return lambda pictures: whole(torch.from_numpy(pictures)).numpy()
 
 

@@ -99,7 +99,7 @@ def _image_feed(model: nn.Module, config: TrainConfig, data: Data) -> Feed:
 
     def plain(rows: np.ndarray) -> np.ndarray:
         pixels = data.pixels.take(rows)
-        return to_gray(pixels) if config.grayscale == 1 else pixels
+        return to_gray(pixels) if chosen.all_gray else pixels
 
     return Feed(model, augmented, plain, light=False, at_hand=False)
 

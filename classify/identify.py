@@ -94,7 +94,8 @@ class Identifier:
         trunk, tail = explained(self.trained.model, self.trained.arch)
         with self._lock:
             shown = specimen(image) if self.trained.crop else image
-            activations = forward(trunk, np.stack([square(shown, self.trained.side)]))
+            pixels = np.stack([square(shown, self.trained.side)])
+            activations = forward(trunk, self.trained.seen(pixels))
             with torch.inference_mode():
                 probabilities = tail(activations).float().softmax(1).cpu().numpy()[0]
             heatmap = grad_cam(tail, activations, [int(probabilities.argmax())])[0]
@@ -162,7 +163,7 @@ def began_with(run: Path, trained: Trained) -> Backbone:
     file = at_hand(trained.arch, weights)
     if freeze != "head" and file:
         return load_backbone(trained.arch, str(file), side=trained.side)
-    return backbone_of(trained.model, trained.arch, trained.side)
+    return backbone_of(trained.model, trained.arch, trained.side, gray=trained.gray)
 
 
 def _off_topic(manifest: pd.DataFrame) -> pd.DataFrame:

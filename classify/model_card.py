@@ -31,9 +31,10 @@ FREEZE = {
 WEIGHTS = {"DEFAULT": "the library's ImageNet weights", "none": "random weights"}
 PICTURE = """
 photo = ImageOps.exif_transpose(Image.open("photo.jpg")).convert("RGB")
-photo = photo.resize(({side}, {side}), Image.Resampling.BILINEAR, reducing_gap=2.0)
+photo = photo.resize(({side}, {side}), Image.Resampling.BILINEAR, reducing_gap=2.0){gray}
 images = np.array(photo)[None]  # (1, {side}, {side}, 3) uint8
 """
+GRAY = '.convert("L").convert("RGB")'
 ONNX = """\
 import json
 
@@ -201,8 +202,15 @@ def snippets(trained: Trained, file: Path) -> dict[str, str]:
     library, made = _library(trained.arch)
     loading = LOADED_WITH_VERSIONS if trained.arch.startswith("mnasnet") else LOADED
     loaded = loading.format(file=file.with_suffix(".safetensors").name)
-    told = {"picture": PICTURE.format(side=trained.side), "library": library, "made": made, "loaded": loaded}
-    return {form: code.format(file=file.with_suffix(suffix).name, **told) for form, (code, suffix) in CODE.items()}
+    told = {"library": library, "made": made, "loaded": loaded}
+
+    def program(form: str) -> str:
+        code, suffix = CODE[form]
+        gray = GRAY if trained.gray and form == "safetensors" else ""  # the others hold it
+        picture = PICTURE.format(side=trained.side, gray=gray)
+        return code.format(file=file.with_suffix(suffix).name, picture=picture, **told)
+
+    return {form: program(form) for form in CODE}
 
 
 def text(value: object) -> str:
@@ -318,8 +326,8 @@ def _limits(run: Path, trained: Trained, facts: Facts, used: pd.DataFrame | None
             "It expects photos that are cropped to the specimen, with a margin of a twentieth, and the exported model "
             "cannot crop: `classify.data.specimen` of DeepRock does. On whole photos its figures do not hold."
         )
-    if facts.settings.get("grayscale") == 1:
-        sentences.append("It was trained and validated on grey images: turn photos to grey before it sees them.")
+    if trained.gray:
+        sentences.append("It sees no colour: it learnt from grey images, and turns photos to grey first.")
     if (run.parent / SWEEP).is_file():
         sentences.append(
             "It is a trial of a sweep: if it was chosen as the best of many on split val, its figures there are too"

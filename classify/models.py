@@ -8,7 +8,9 @@ import json
 from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
+import numpy as np
 import safetensors
 import safetensors.torch
 import torch
@@ -16,6 +18,7 @@ import torchvision
 from torch import nn
 
 from classify import timm_models
+from classify.augment import to_gray
 from classify.data import pick_device
 from classify.layers import Dropout, Renormalised, SmallCNN
 from classify.trunk import FREEZE, HEAD, Backbone, Freeze, backbone_of, last_block, to_device
@@ -37,6 +40,7 @@ class Trained:
     Attributes:
         side: pixels of the square images it takes.
         crop: whether these are of the specimen (see `classify.data.specimen`), not of the whole image.
+        gray: whether it takes them without their colours; see `seen`.
     """
 
     arch: str
@@ -44,6 +48,11 @@ class Trained:
     classes: tuple[str, ...]
     side: int
     crop: bool = False
+    gray: bool = False
+
+    def seen(self, pixels: np.ndarray) -> np.ndarray:
+        """What it takes of pictures in colour, (n, side, side, 3) uint8."""
+        return to_gray(pixels) if self.gray else pixels
 
 
 def architectures() -> list[str]:
@@ -127,7 +136,7 @@ def load_backbone(arch: str, weights: str = "DEFAULT", *, run: Path | None = Non
     """
     if run is not None:
         trained = load_run(run)
-        return backbone_of(trained.model, trained.arch, trained.side)
+        return backbone_of(trained.model, trained.arch, trained.side, gray=trained.gray)
     return backbone_of(build(arch, 2, weights=weights), arch, side)
 
 
@@ -139,6 +148,7 @@ def save_model(trained: Trained, path: Path) -> None:
         "classes": list(trained.classes),
         "side": trained.side,
         "crop": trained.crop,
+        "gray": trained.gray,
     }
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in trained.model.state_dict().items()}
     with replacing(path) as temporary:
@@ -157,19 +167,29 @@ def load_run(run: Path) -> Trained:
             f"{run}: no trained run: {MODEL_FILE} is missing. `classify train --name {run.name}` makes it."
         )
     try:
-        arch, classes, side, crop = _about(path)
-        model = build(arch, len(classes), weights="none")
+        about = _about(path)
+        model = build(about.arch, len(about.classes), weights="none")
         tensors = safetensors.torch.load_file(path)
         if lacking := sorted(model.state_dict().keys() - tensors.keys()):
             raise KeyError(f"{lacking[0]} is missing")
         put_in(model, tensors)
     except (*UNREADABLE, TypeError, OverflowError) as error:
         raise CurateError(f"{path}: not a model that `classify train` wrote, or damaged: {error}") from error
-    return Trained(arch, to_device(model).eval(), classes, side, crop)
+    return Trained(model=to_device(model).eval(), **about._asdict())
 
 
-def _about(path: Path) -> tuple[str, tuple[str, ...], int, bool]:
-    """(arch, classes, side, crop) of a model file; CurateError where a later version wrote it."""
+class _About(NamedTuple):
+    """What a model file says of itself: the rest of a `Trained`."""
+
+    arch: str
+    classes: tuple[str, ...]
+    side: int
+    crop: bool
+    gray: bool
+
+
+def _about(path: Path) -> _About:
+    """CurateError where a later version wrote the file."""
     with safetensors.safe_open(path, framework="pt") as file:
         about = dict(json.loads((file.metadata() or {})["deeprock"]))
     if (version := int(about.get("version", 0))) > LAYOUT:  # the first files had none
@@ -184,7 +204,7 @@ def _about(path: Path) -> tuple[str, tuple[str, ...], int, bool]:
         )
     if not (isinstance(classes, list) and 0 < len(classes) <= MOST_CLASSES and 0 < side <= LARGEST_SIDE):
         raise ValueError(f"classes {str(classes)[:40]}, images of {side} pixels")
-    return arch, tuple(map(str, classes)), side, bool(about.get("crop", False))
+    return _About(arch, tuple(map(str, classes)), side, *(bool(about.get(name, False)) for name in ("crop", "gray")))
 
 
 def _new(arch: str, classes: int, dropout: float) -> tuple[nn.Module, tuple[str, ...]]:

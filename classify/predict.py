@@ -80,9 +80,9 @@ def predict_rows(
 
 @torch.inference_mode()
 def probabilities(trained: Trained, pixels: np.ndarray) -> np.ndarray:
-    """Softmax probabilities (n, classes) of images (n, side, side, 3) uint8."""
+    """Softmax probabilities (n, classes) of images in colour, (n, side, side, 3) uint8."""
     trained.model.eval()
-    return trained.model(to_input(pixels, pick_device())).float().softmax(1).cpu().numpy()
+    return trained.model(to_input(trained.seen(pixels), pick_device())).float().softmax(1).cpu().numpy()
 
 
 class Familiar(NamedTuple):
@@ -102,7 +102,7 @@ class Photo(NamedTuple):
 
     Attributes:
         number: position among the photos, from 1.
-        pixels: (side, side, 3) uint8, what the model sees; None where it does not open.
+        pixels: (side, side, 3) uint8, what the model sees, in colour; None where it does not open.
         whole: what the backbone of `Familiar` sees, likewise; None where nobody asks.
         error: why it does not open.
     """
@@ -222,7 +222,7 @@ def _looking(trained: Trained) -> Look:
     tail.requires_grad_(False).eval()
 
     def look(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        activations = forward(body, pixels)
+        activations = forward(body, trained.seen(pixels))
         with torch.inference_mode():
             given = tail(activations).float().softmax(1).cpu().numpy()
         return given, grad_cam(tail, activations, given.argmax(1).tolist())

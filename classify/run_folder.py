@@ -128,7 +128,8 @@ class Progressed:
             return
         if self.written != self.best:
             with wearing(self.model, self.kept):
-                trained = Trained(config.arch, self.model, classes, config.image_size, config.crop)
+                gray = config.augmentation.all_gray
+                trained = Trained(config.arch, self.model, classes, config.image_size, config.crop, gray)
                 save_model(trained, run_dir / MODEL_FILE)
         state = {
             "model": copied(self.model, self.names),

@@ -219,7 +219,7 @@ def findings(study: Study, parts: dict[str, Arms], starts: Starts, guesses: Gues
     colour = {
         f"{COLOUR}, seen in colour": Side(parts["colour"][COLOUR]),
         f"{COLOUR}, seen in grey": Side(parts["colour"][COLOUR], GRAYSCALE),
-        f"{GREY}, seen in grey": Side(parts["colour"][GREY], GRAYSCALE),
+        f"{GREY}, seen in grey": Side(parts["colour"][GREY]),
     }
     curation = parts.get("curation", {})
     trained_on = [runs[0].manifest.query("split == 'train'")["label"] for runs in curation.values()]
@@ -277,7 +277,7 @@ def _claims(study: Study, parts: dict[str, Arms]) -> list[tuple[str, Side | None
             for name in list(NAMES)[1:]
         ),
         (BY_COLOUR, Side(colour), Side(colour, GRAYSCALE), ""),
-        (BY_GREY, Side(colour), Side(grey, GRAYSCALE), ""),
+        (BY_GREY, Side(colour), Side(grey), ""),
     ]
 
 

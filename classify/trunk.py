@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from classify.augment import to_gray
 from classify.data import pick_device
 from classify.frozen import digest_of, forward, frozen
 from classify.layers import ClassToken, Renormalised, Tail, Tokens
@@ -46,6 +47,7 @@ class Backbone:
         dim: channels of the map = length of the embedding.
         key: names architecture, image size and weights; changes when any of them does.
         side: pixels of the square images it takes.
+        gray: whether it sees them without their colours.
     """
 
     arch: str
@@ -53,10 +55,11 @@ class Backbone:
     dim: int
     key: str
     side: int
+    gray: bool = False
 
     def maps(self, pixels: np.ndarray) -> Tensor:
         """(n, side, side, 3) uint8 -> the map (n, dim, h, w) float32."""
-        return spatial(forward(self.trunk, pixels))
+        return spatial(forward(self.trunk, to_gray(pixels) if self.gray else pixels))
 
 
 def split(model: nn.Module, arch: str) -> tuple[nn.Sequential, nn.Sequential]:
@@ -142,12 +145,13 @@ def train_mode(model: nn.Module) -> None:
     _rest_frozen(model)
 
 
-def backbone_of(model: nn.Module, arch: str, side: int) -> Backbone:
+def backbone_of(model: nn.Module, arch: str, side: int, *, gray: bool = False) -> Backbone:
     """The trunk of a model as a `Backbone`: a frozen copy, in evaluation mode, batch norm folded into convolutions."""
     trunk = split(to_device(model), arch)[0]
     folded = frozen(trunk)
     dim = spatial(forward(folded, np.zeros((1, side, side, 3), np.uint8))).shape[1]
-    return Backbone(arch, folded, dim, f"{arch.replace('/', '-')}-{side}-{digest_of(trunk)}", side)
+    key = f"{arch.replace('/', '-')}-{side}{'-gray' if gray else ''}-{digest_of(trunk)}"
+    return Backbone(arch, folded, dim, key, side, gray)
 
 
 def to_device(model: nn.Module) -> nn.Module:

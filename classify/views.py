@@ -67,7 +67,7 @@ class Views:
         self.pixels, self.prefix, self.chosen = pixels, prefix, chosen
         whole = f"{prefix.key}-{VERSION}{'-crop' if crop else ''}"
         quick = "bfloat16" if prefix.bfloat16 else "float32"
-        self._plain = RowCache(cache / "views" / f"{whole}-plain{'-gray' if chosen.grayscale == 1 else ''}")
+        self._plain = RowCache(cache / "views" / f"{whole}-plain{'-gray' if chosen.all_gray else ''}")
         self._augmented = RowCache(cache / "views" / f"{whole}-{quick}-{chosen.key}")
 
     def lacking(self, rows: np.ndarray, views: Sequence[int | None]) -> list[tuple[int, int | None]]:
@@ -124,7 +124,7 @@ class Views:
         images = self.pixels.take([row for row, _ in wanted])
         for i, (row, view) in enumerate(wanted):
             if view is None:
-                images[i] = to_gray(images[i]) if self.chosen.grayscale == 1 else images[i]
+                images[i] = to_gray(images[i]) if self.chosen.all_gray else images[i]
             else:
                 number = sample_number(self.pixels.keys[row])
                 images[i] = augment(images[i : i + 1], [number], seed=0, epoch=view, chosen=self.chosen)[0]

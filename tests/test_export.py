@@ -45,12 +45,14 @@ def manifest_of(root: Path) -> pd.DataFrame:
     return read_manifest(root / "m.csv")
 
 
-def untrained(root: Path, arch: str, side: int, *, weights: str = "none", crop: bool = False) -> Path:
+def untrained(
+    root: Path, arch: str, side: int, *, weights: str = "none", crop: bool = False, gray: bool = False
+) -> Path:
     """A run of another architecture: its model, and the rest as of runs/small."""
-    run = root / "runs" / f"{arch.replace('/', '-')}{'-crop' if crop else ''}"
+    run = root / "runs" / f"{arch.replace('/', '-')}{'-crop' if crop else ''}{'-gray' if gray else ''}"
     run.mkdir(exist_ok=True)
     model = build(arch, len(COLOURS), weights=weights, seed=3).eval()
-    save_model(Trained(arch, model, tuple(COLOURS), side, crop), run / "model.safetensors")
+    save_model(Trained(arch, model, tuple(COLOURS), side, crop, gray), run / "model.safetensors")
     config = json.loads((root / "runs" / "small" / "config.json").read_text())
     config["config"] |= {"arch": arch, "crop": crop}
     (run / "config.json").write_text(json.dumps(config))
@@ -132,8 +134,10 @@ def test_safetensors_hold_what_torchvision_loads(root, tmp_path, arch):
     assert oct((tmp_path / "rocks.safetensors").stat().st_mode)[-3:] == oct((run / "metrics.json").stat().st_mode)[-3:]
 
 
-def test_the_programs_of_the_card_run_without_ours(root, tmp_path, monkeypatch, capsys):
-    run = untrained(root, "squeezenet1_1", 48)
+@pytest.mark.parametrize("gray", [False, True])
+def test_the_programs_of_the_card_run_without_ours(root, tmp_path, monkeypatch, capsys, gray):
+    """A run that was trained on grey images takes the colours off, wherever it goes."""
+    run = untrained(root, "squeezenet1_1", 48, gray=gray)
     for form, suffix in export.SUFFIXES.items():
         export_run(run, form, tmp_path / f"it's{suffix}")
     Image.open(root / "granite1.png").save(tmp_path / "photo.jpg", quality=95)
@@ -149,6 +153,7 @@ def test_the_programs_of_the_card_run_without_ours(root, tmp_path, monkeypatch, 
         label, probability = capsys.readouterr().out.split()
         assert label == expected["predicted"]
         assert float(probability) == pytest.approx(expected["probability"], abs=1e-4)
+    assert ("sees no colour" in (tmp_path / "MODEL_CARD.md").read_text()) == gray
 
 
 def test_a_model_that_says_something_else_is_not_left_behind(root, tmp_path, monkeypatch):

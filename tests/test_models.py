@@ -3,11 +3,13 @@ import json
 import pickle
 from pathlib import Path
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
 from torch import nn
 
+from classify.augment import to_gray
 from classify.layers import Dropout
 from classify.models import Trained, build, changing, check_side, load_backbone, load_run, save_model
 from classify.trunk import train_mode
@@ -107,7 +109,8 @@ def test_images_of_a_size_that_a_model_does_not_take_are_refused():
 
 def a_run(folder: Path, arch: str = "small_cnn") -> Trained:
     """What `load_run` finds there: a model of two classes."""
-    trained = Trained(arch, build(arch, 2, weights="none", seed=3).eval(), ("basalt", "gräu $x$"), 48)
+    model = build(arch, 2, weights="none", seed=3).eval()
+    trained = Trained(arch, model, ("basalt", "gräu $x$"), 48, crop=True, gray=True)
     folder.mkdir(exist_ok=True)
     save_model(trained, folder / "model.safetensors")
     return trained
@@ -131,6 +134,18 @@ def test_a_saved_model_comes_back_with_its_classes(tmp_path):
         assert torch.equal(trained.model(x), saved.model(x))
     backbone = load_backbone("", run=tmp_path)
     assert (backbone.dim, backbone.side) == (128, 48)
+
+
+def test_a_run_without_colours_sees_none(tmp_path):
+    a_run(tmp_path)
+    colour = np.random.default_rng(0).integers(0, 256, (2, 48, 48, 3), np.uint8)
+    backbone = load_backbone("", run=tmp_path)
+    assert torch.equal(backbone.maps(colour), backbone.maps(to_gray(colour)))
+    rewrite(tmp_path, gray=None, crop=None)  # as before they were written
+    assert (load_run(tmp_path).gray, load_run(tmp_path).crop) == (False, False)
+    in_colour = load_backbone("", run=tmp_path)
+    assert in_colour.key != backbone.key
+    assert not torch.equal(in_colour.maps(colour), backbone.maps(colour))
 
 
 def test_a_run_of_an_earlier_version_is_read(tmp_path):

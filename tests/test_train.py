@@ -18,6 +18,7 @@ import classify.train
 from classify.config import TrainConfig
 from classify.models import build, load_run
 from classify.optimize import learning_rate, move
+from classify.predict import predict_rows
 from classify.train import train
 from curate.errors import CurateError
 from tests.test_data import COLOURS, damage, textures
@@ -254,6 +255,9 @@ def test_grey_runs_never_see_a_colour(tmp_path, no_pictures):
     found = [pd.read_csv(tmp_path / name / "predictions-val.csv") for name in ("0.0", "1.0")]
     spread = [table["p_basalt"].std() for table in found]
     assert spread[0] > 0.02 > 1e-3 > spread[1], spread
+    trained, photos = load_run(tmp_path / "1.0"), manifest[manifest["split"] == "val"]
+    later = predict_rows(trained, photos, tmp_path)[:, 0]
+    np.testing.assert_allclose(later, found[1].set_index("image_id").loc[photos["image_id"], "p_basalt"], atol=1e-5)
 
 
 def test_tensorboard_and_csv_have_every_epoch_once(tmp_path, no_pictures):
