@@ -55,7 +55,7 @@ class FromPicture(nn.Module):
         self,
         model: nn.Module,
         *,
-        gray: bool,
+        gray: bool = False,
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
     ) -> None:
