@@ -12,7 +12,8 @@ import numpy as np
 from curate.errors import CurateError
 
 ROTATION = 45.0  # degrees to either side
-LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601, as torchvision's grayscale
+THOUSANDTHS = np.array([299, 587, 114])  # ITU-R BT.601, as torchvision's grayscale; whole: exact in any order
+LUMA = THOUSANDTHS / 1000
 VERSION = "2"  # of what is below: cached views of another version are not used
 
 
@@ -101,7 +102,7 @@ def warp(image: np.ndarray, matrix: np.ndarray) -> np.ndarray:
 
 def to_gray(pixels: np.ndarray) -> np.ndarray:
     """(..., 3) uint8 with each pixel's luma in all three channels."""
-    gray = np.rint(pixels @ LUMA.astype(np.float32)).astype(np.uint8)
+    gray = ((pixels @ THOUSANDTHS.astype(np.float32) + 500) / 1000).astype(np.uint8)
     return np.repeat(gray[..., None], 3, axis=-1)
 
 

@@ -27,7 +27,7 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from classify.augment import LUMA
+from classify.augment import THOUSANDTHS
 from classify.data import MEAN, STD, decode_rows, split_rows, to_input
 from classify.features import readable
 from classify.layers import Renormalised, SmallCNN
@@ -61,7 +61,7 @@ class FromPicture(nn.Module):
     ) -> None:
         super().__init__()
         self.model, self.gray = model, gray
-        self.register_buffer("luma", torch.tensor(LUMA, dtype=torch.float32).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("luma", torch.tensor(THOUSANDTHS).float().view(1, 3, 1, 1), persistent=False)
         self.register_buffer("mean", torch.tensor(mean or MEAN).view(1, 3, 1, 1) * 255)
         self.register_buffer("std", torch.tensor(std or STD).view(1, 3, 1, 1) * 255)
 
@@ -69,7 +69,7 @@ class FromPicture(nn.Module):
         """(n, side, side, 3), uint8 or float from 0 to 255 -> probabilities (n, classes)."""
         x = images.permute(0, 3, 1, 2).float()
         if self.gray:
-            x = (x * self.get_buffer("luma")).sum(1, keepdim=True).round().expand_as(x)
+            x = ((x * self.get_buffer("luma")).sum(1, keepdim=True) + 500).div(1000).floor().expand_as(x)
         return self.model((x - self.get_buffer("mean")) / self.get_buffer("std")).float().softmax(1)
 
 
