@@ -29,7 +29,7 @@ from curate.files import replacing
 IMAGENET_CLASSES = 1000
 MODEL_FILE = "model.safetensors"
 RENORMALISED = "efficientnet_v2_l"  # the one of torchvision whose weights were made of images normalised otherwise
-LAYOUT = 1  # of what a model file says of itself: a change that older versions would misread must raise it
+LAYOUT = 2  # of what a model file says of itself: a change that older versions would misread must raise it
 LARGEST_SIDE, MOST_CLASSES = 4096, 10_000  # no run has more, and what claims to would fill the memory
 
 

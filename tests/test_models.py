@@ -165,9 +165,9 @@ def test_a_run_of_an_earlier_version_whose_images_were_normalised_otherwise_is_r
 
 def test_a_run_of_a_later_version_says_so(tmp_path):
     a_run(tmp_path)
-    rewrite(tmp_path, version=2, classes={"of": "another", "form": 1})
+    rewrite(tmp_path, version=3, classes={"of": "another", "form": 1})
     with pytest.raises(
-        CurateError, match=r"later version of DeepRock wrote it \(layout 2; .*up to 1\)\. Update DeepRock"
+        CurateError, match=r"later version of DeepRock wrote it \(layout 3; .*up to 2\)\. Update DeepRock"
     ):
         load_run(tmp_path)
 
