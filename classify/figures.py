@@ -47,8 +47,9 @@ def thumbnails(
     side, found = min(SIDE, trained.side), {}
     for part in batches(positions, BATCH):
         there, pixels = readable(decode_rows(rows, root, part, trained.side, crop=trained.crop), {})
-        seen = trained.seen(ablate(pixels, ablation).pixels if ablation and there else pixels)
-        for row, image in zip(there, seen, strict=True):
+        if there:
+            pixels = trained.seen(ablate(pixels, ablation).pixels if ablation else pixels)
+        for row, image in zip(there, pixels, strict=True):
             found[str(rows["image_id"].iloc[row])] = cv2.resize(image, (side, side), interpolation=cv2.INTER_AREA)
     return found
 

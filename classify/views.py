@@ -67,7 +67,7 @@ class Views:
         self.pixels, self.prefix, self.chosen = pixels, prefix, chosen
         whole = f"{prefix.key}-{VERSION}{'-crop' if crop else ''}"
         quick = "bfloat16" if prefix.bfloat16 else "float32"
-        self._plain = RowCache(cache / "views" / f"{whole}-plain{'-gray' if chosen.all_gray else ''}")
+        self._plain = RowCache(cache / "views" / f"{whole}-plain{'-luma' if chosen.all_gray else ''}")
         self._augmented = RowCache(cache / "views" / f"{whole}-{quick}-{chosen.key}")
 
     def lacking(self, rows: np.ndarray, views: Sequence[int | None]) -> list[tuple[int, int | None]]:

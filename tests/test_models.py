@@ -4,12 +4,14 @@ import pickle
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import safetensors.torch
 import torch
 from torch import nn
 
 from classify.augment import to_gray
+from classify.figures import thumbnails
 from classify.layers import Dropout
 from classify.models import Trained, build, changing, check_side, load_backbone, load_run, save_model
 from classify.trunk import train_mode
@@ -137,7 +139,9 @@ def test_a_saved_model_comes_back_with_its_classes(tmp_path):
 
 
 def test_a_run_without_colours_sees_none(tmp_path):
-    a_run(tmp_path)
+    trained = a_run(tmp_path)
+    gone = pd.DataFrame({"image_id": ["a"], "file_name": ["gone.png"]})
+    assert thumbnails(trained, gone, tmp_path, ["a"], None) == {}
     colour = np.random.default_rng(0).integers(0, 256, (2, 48, 48, 3), np.uint8)
     backbone = load_backbone("", run=tmp_path)
     assert torch.equal(backbone.maps(colour), backbone.maps(to_gray(colour)))
